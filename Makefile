@@ -1,0 +1,84 @@
+# Every target sets up what it needs and says what it is doing. The two that matter: `make demo` and `make test`.
+
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PROTOS := agent/api/agent.proto agent/api/cri.proto
+SAY = @printf '\n==> %s\n'
+
+.PHONY: help demo test check unit netns e2e bench build proto proto-check lock fix prepare clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+demo: $(STAMP) build prepare ## a pod on a real cluster gets an interface, uses it, loses it (KEEP=1 leaves the cluster up)
+	$(SAY) "demo: one real cluster, two pods, one annotation"
+	@$(PY) -m e2e.demo $(if $(KEEP),--keep)
+
+test: check build prepare netns e2e ## everything, on the real kernel and the real cluster
+
+check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, under a minute
+	$(SAY) "format and lint"
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	$(SAY) "types"
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/mypy e2e benchmarks
+	$(SAY) "import contracts"
+	@$(VENV)/bin/lint-imports
+	@$(MAKE) --no-print-directory proto-check unit
+
+unit: $(STAMP)
+	$(SAY) "unit tests"
+	@$(PY) -m pytest -q -m "not netns and not lane" tests
+
+netns: $(STAMP) build
+	$(SAY) "tests on the kernel, in network namespaces of their own"
+	@$(PY) -m pytest -q -m netns tests
+
+e2e: $(STAMP) build prepare
+	$(SAY) "end-to-end tests on the real cluster"
+	@$(PY) -m e2e.suite
+
+bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
+	$(SAY) "benchmarks"
+	@$(PY) -m benchmarks.run
+
+build: $(STAMP) bin/hotnic ## the CNI executable: bin/hotnic
+
+bin/hotnic: $(wildcard cni/*.py) | $(STAMP)
+	@$(PY) -m cni.build bin/hotnic
+
+proto: $(STAMP) ## regenerate agent/api from its .proto files
+	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+proto-check: $(STAMP)
+	$(SAY) "generated code is current"
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT \
+	  && $(PY) -m grpc_tools.protoc -I. --python_out=$$new --pyi_out=$$new --grpc_python_out=$$new $(PROTOS) \
+	  && for file in $$(cd $$new && find . -type f); do cmp $$new/$$file $$file || exit 1; done
+
+lock: ## renew the locked dependencies
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header \
+	  --allow-unsafe -o requirements.lock pyproject.toml
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header \
+	  --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+fix: $(STAMP) ## format, and mend what the linter can
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+prepare: $(STAMP)
+	@$(PY) -m e2e.prepare
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	$(SAY) "virtual environment with the locked dependencies"
+	@python3 -m venv --clear $(VENV) 2>/dev/null \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv && python3 -m venv --clear $(VENV); }
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean: ## what was built here (the caches of the control plane stay)
+	@rm -rf $(VENV) bin dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,140 @@
+"""hotnic-agent: the node agent. Wires the parts together; decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from agent import cache, cni_server, cri, delegate, descendants, device, grpc_server, metrics, netns
+from agent.attach import Attachments, Settings
+from agent.calls import Calls
+from agent.engine import Engine
+from agent.journal import Journal
+from agent.locks import Locks
+from agent.model import ContainerID
+from agent.netlink import Kernel
+from agent.outcomes import Outcomes
+from agent.sandboxes import Sandboxes
+
+log = logging.getLogger("agent")
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT. Exit status 0 then, 2 for unusable arguments."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if os.geteuid() != 0:
+        print("hotnic-agent: must run as root: it makes network interfaces", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        agent = Agent(arguments)
+    except (OSError, ValueError) as problem:
+        print(f"hotnic-agent: {problem}", file=sys.stderr)  # noqa: T201
+        return 2
+    agent.run()
+    return 0
+
+
+class Agent:
+    """All parts of one agent."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Open everything. Raises OSError or ValueError for what the arguments name and cannot be used."""
+        self._run_dir: Path = arguments.run_dir
+        self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        root: Path | None = arguments.host_root
+        view = netns.View(root)
+        self.journal = Journal(arguments.state_dir)
+        kernel, locks = Kernel(), Locks()
+        self._kernel = kernel
+        execute = delegate.Executor(arguments.cni_bin_dir, root)
+        descendants.kill_survivors()  # of a predecessor that was killed: an ADD that finishes late would leak
+        native = device.Native(kernel, execute, view)
+        settings = Settings(
+            tuple(arguments.cni_bin_dir), tuple(arguments.cni_conf_dir), view, arguments.delegate_timeout
+        )
+        attachments = Attachments(self.journal, kernel, native, execute, settings)
+        self._sandboxes = Sandboxes(cri.Runtime(arguments.cri) if arguments.cri else None, self.journal, view)
+        self.outcomes = Outcomes()
+        caches = [Path(view.place(str(path))) for path in arguments.cni_cache_dir]
+
+        def cached(container_id: ContainerID) -> tuple[cache.Cached, ...]:
+            return cache.read(caches, container_id)
+
+        self.engine = Engine(self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached)
+        calls = Calls(self.journal, native, attachments, locks, self._waiting_for)
+        self._cni = cni_server.Server(self._run_dir, calls.handle)
+        self._metrics_address: str = arguments.metrics_address
+
+    def run(self) -> None:
+        """Serve until told to stop, then finish what is under way."""
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        if self._metrics_address:
+            metrics.RECORDS.set_function(lambda: len(self.journal.records()))
+            metrics.PODS.set_function(lambda: len(self.journal.pods()))
+            metrics.serve(self._metrics_address, self._waiting_for)
+        self.engine.start()
+        self._cni.start()
+        servicer = grpc_server.Servicer(self.engine, self.outcomes, self._waiting_for, version())
+        server = grpc_server.serve(servicer, self._run_dir)
+        log.info("hotnic-agent %s serves in %s", version(), self._run_dir)
+        stop.wait()
+        log.info("stopping: the calls under way are finished")
+        server.stop(grace=1).wait()
+        self._cni.close()
+        self.engine.close()
+        self._kernel.close()
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        problem = self._sandboxes.unavailable()
+        return (f"container runtime: {problem}",) if problem else ()
+
+
+def version() -> str:
+    return importlib.metadata.version("hotnic")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hotnic-agent", description="Plugs network interfaces into this node's pods.")
+    add = parser.add_argument
+    add("--run-dir", type=Path, default=Path("/run/hotnic"), help="sockets: cni.sock, agent.sock")
+    add("--state-dir", type=Path, default=Path("/var/lib/hotnic"), help="the journal")
+    add("--cri", default="unix:///run/containerd/containerd.sock", help="CRI endpoint; empty: none")
+    add("--cni-bin-dir", type=Path, nargs="+", default=[Path("/opt/cni/bin")], help="where CNI plugins are")
+    add(
+        "--cni-conf-dir",
+        type=Path,
+        nargs="+",
+        default=[Path("/etc/cni/net.d")],
+        help="network configurations on disk",
+    )
+    add(
+        "--cni-cache-dir",
+        type=Path,
+        nargs="+",
+        default=list(cache.DIRECTORIES),
+        help="result caches to adopt from",
+    )
+    add("--host-root", type=Path, default=None, help="where the node's root directory is mounted")
+    add(
+        "--delegate-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for all plugins of one network",
+    )
+    add("--metrics-address", default="", metavar="HOST:PORT", help="loopback only; empty: none")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""One attachment: make it, remove it. Journal first, then the network's plugins, then a look at the kernel.
+
+Rules
+1. The record is on disk before any plugin runs, and goes only after every plugin's DEL succeeded.
+2. DEL runs with the record's configuration, arguments and result, never with today's.
+3. "Attached" is said only when the link is seen in the pod.
+4. What fails is undone by the same DEL; what cannot be undone keeps its record and is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent import chain, confdir, netns, network
+from agent.device import TYPE, Execute, Native
+from agent.journal import Journal
+from agent.model import Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
+from agent.netlink import Kernel
+from agent.plan import Attach, element
+from agent.sandboxes import Sandbox
+from cni import errors, multinet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things are on the node, and how long a network's plugins may take, in seconds."""
+
+    bin_dirs: tuple[Path, ...]
+    conf_dirs: tuple[Path, ...]
+    view: netns.View
+    deadline_s: float = 30.0
+
+
+class Attachments:
+    """Makes and removes attachments. The caller holds the sandbox's lock."""
+
+    def __init__(self, journal: Journal, kernel: Kernel, native: Native, execute: Execute, settings: Settings) -> None:
+        self._journal = journal
+        self._kernel = kernel
+        self._native = native
+        self._execute = execute
+        self._settings = settings
+
+    def attach(self, pod: Pod, sandbox: Sandbox, step: Attach) -> Record:
+        """Make one attachment and return its record, whole.
+
+        Raises Refused for a wish that can never be fulfilled as it stands, NotReady for everything else; nothing is
+        left behind then, or the record is, for the next pass to remove.
+        """
+        net = self._network(step.wanted)
+        selection = step.wanted.selection
+        runtime = multinet.capability_args(selection)
+        if missing := network.undeclared(net, runtime):
+            raise Refused(
+                "CapabilityNotDeclared", f"network {selection.network} does not declare: {', '.join(missing)}"
+            )
+        record = self._journal.begin(_new_record(pod, sandbox, step, net, runtime), durable=outlives_reboot(net))
+        try:
+            return self._add(record, net, selection)
+        except (errors.CNIError, OSError) as problem:
+            self._undo(record)
+            raise _not_ready(problem) from None
+
+    def detach(self, record: Record) -> None:
+        """Remove one attachment and its record. Raises NotReady where a plugin's DEL failed; the record stays then."""
+        net = network.parse(record.config, record.network.rpartition("/")[2])
+        with ExitStack() as stack:
+            try:
+                fd = stack.enter_context(self._settings.view.opened(record.namespace.path))
+                alive = netns.identify(fd, record.namespace.path) == record.namespace and not netns.is_own(fd)
+            except OSError:
+                alive = False
+            try:
+                chain.delete(net, self._call(record, alive=alive), self._plugin, record.result)
+                if alive:
+                    self._clear(record, fd)
+            except (errors.CNIError, OSError) as problem:
+                raise _not_ready(problem) from None
+        self._journal.remove(record.key)
+
+    def is_there(self, record: Record) -> bool:
+        """Whether the record's interface is in its sandbox now."""
+        try:
+            with self._settings.view.opened(record.namespace.path) as fd:
+                same = netns.identify(fd, record.namespace.path) == record.namespace
+                return same and self._kernel.pod_link(fd, record.key.ifname) is not None
+        except OSError:
+            return False
+
+    def _add(self, record: Record, net: network.NetworkList, selection: multinet.Selection) -> Record:
+        document = chain.add(net, self._call(record), self._plugin)
+        with self._settings.view.opened(record.namespace.path) as fd:
+            link = self._kernel.pod_link(fd, record.key.ifname)
+            if link is None:
+                message = f"the plugins of {record.network} report success, but {record.key.ifname} is not in the pod"
+                raise errors.CNIError(errors.Code.INTERNAL, message)
+            record = replace(record, phase=Phase.ATTACHED, result=document, ifindex=link.index)
+            if selection.default_route:
+                displaced = self._kernel.replace_default_routes(fd, record.key.ifname, selection.default_route)
+                record = replace(record, displaced=displaced)
+        self._journal.update(record, durable=outlives_reboot(net))
+        return record
+
+    def _undo(self, record: Record) -> None:
+        try:
+            self.detach(record)
+        except NotReady as problem:
+            log.warning("%s: undoing the failed ADD failed, will be retried: %s", record.key, problem)
+
+    def _clear(self, record: Record, fd: int) -> None:
+        """After the DEL: a link that survived it goes, if it is the one that the ADD made; old routes come back."""
+        link = self._kernel.pod_link(fd, record.key.ifname)
+        if link is not None and record.ifindex == link.index:
+            self._kernel.delete_in_pod(fd, link)
+        for route in record.displaced:
+            self._kernel.restore_default_route(fd, route)
+
+    def _network(self, wanted: Wanted) -> network.NetworkList:
+        selection = wanted.selection
+        try:
+            text = wanted.config or confdir.find(self._settings.conf_dirs, selection.name)
+            return network.parse(text, selection.name)
+        except errors.CNIError as problem:
+            raise NotReady("InvalidNetwork", f"network {selection.network}: {problem}") from None
+
+    def _call(self, record: Record, *, alive: bool = True) -> chain.Call:
+        return chain.Call(
+            container_id=record.key.container_id,
+            netns=record.namespace.path if alive else "",
+            ifname=record.key.ifname,
+            args=record.args,
+            runtime=record.runtime,
+            cni_args=record.cni_args,
+            device_id=record.device_id,
+            path=tuple(str(directory) for directory in self._settings.bin_dirs),
+            deadline_s=self._settings.deadline_s,
+        )
+
+    def _plugin(
+        self,
+        plugin_type: str,
+        command: str,
+        env: Mapping[str, str],
+        config: Mapping[str, Any],
+        deadline_s: float,
+    ) -> Mapping[str, Any] | None:
+        if plugin_type == TYPE:
+            return self._native(command, env, config, deadline_s)
+        return self._execute(plugin_type, command, env, config, deadline_s)
+
+
+def outlives_reboot(net: network.NetworkList) -> bool:
+    """Whether an attachment to this network leaves something behind when the power goes (journal rule 2)."""
+    return any(plugin.get("type") != TYPE or (plugin.get("ipam") or {}).get("type") for plugin in net.plugins)
+
+
+def _new_record(
+    pod: Pod, sandbox: Sandbox, step: Attach, net: network.NetworkList, runtime: Mapping[str, Any]
+) -> Record:
+    wanted = step.wanted
+    return Record(
+        key=Key(sandbox.id, step.ifname),
+        origin=Origin.ANNOTATION,
+        phase=Phase.ADDING,
+        network=wanted.selection.network,
+        element=element(wanted),
+        config=net.raw,
+        namespace=sandbox.namespace,
+        pod=pod,
+        args=chain.kubernetes_args(pod.namespace, pod.name, pod.uid, sandbox.id, wanted.selection),
+        runtime=runtime,
+        cni_args=wanted.selection.cni_args,
+        device_id=wanted.selection.device_id,
+        nad_uid=wanted.nad_uid,
+        nad_resource_version=wanted.nad_resource_version,
+    )
+
+
+def _not_ready(problem: errors.CNIError | OSError) -> NotReady:
+    if isinstance(problem, errors.CNIError):
+        return NotReady(REASONS.get(problem.code, "PluginFailed"), str(problem))
+    return NotReady("NodeError", str(problem))
+
+
+REASONS: Mapping[int, str] = {
+    errors.Code.TRY_AGAIN: "TryAgainLater",
+    errors.Code.INVALID_NETNS: "SandboxGone",
+    errors.Code.INVALID_CONFIG: "InvalidConfiguration",
+    errors.Code.DECODE_FAILURE: "InvalidConfiguration",
+    errors.Code.UNSUPPORTED_FIELD: "InvalidConfiguration",
+    errors.Code.INCOMPATIBLE_VERSION: "IncompatibleVersion",
+}
+
+
+def adopted(base: Record, asked_element: str, pod: Pod) -> Record:
+    """Return the record of an attachment that a runtime made and an annotation asked for."""
+    wish = json.loads(asked_element)
+    return replace(
+        base,
+        origin=Origin.ADOPTED,
+        element=asked_element,
+        network=f"{wish['namespace']}/{wish['name']}",
+        pod=pod,
+    )

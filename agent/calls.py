@@ -1,0 +1,194 @@
+"""What the CNI executable's calls do: the six verbs of SPEC 1.1.0 §2, journalled, under the sandbox's lock.
+
+Rules
+1. Requests are validated here, in the order of the reference (cni.request); the executable only forwards.
+2. The network namespace arrives as a descriptor, opened by the caller: no path can be exchanged under us.
+3. A DEL with a record runs the record's configuration. One without still cleans by what is derived from the key.
+4. An attachment that was made for a caller who is gone by now is undone: the runtime was told that it failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent import device, metrics, netns
+from agent.attach import Attachments, outlives_reboot
+from agent.device import Native
+from agent.journal import Journal
+from agent.locks import Locks
+from agent.model import ContainerID, Key, NotReady, Origin, Phase, Pod, PodUID, Record
+from agent.network import parse
+from cni import errors, request, version, wire
+
+DEADLINES_S = {"ADD": 28.0}  # below the executable's own, so that the answer still finds it
+OTHERS_S = 18.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the executable prints and returns; `undo` when the answer cannot be delivered (rule 4)."""
+
+    exit_code: int
+    stdout: bytes
+    undo: Callable[[], None] = lambda: None
+
+
+class Calls:
+    """Serves one call at a time for each sandbox, any number of sandboxes side by side."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        native: Native,
+        attachments: Attachments,
+        locks: Locks,
+        waiting_for: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._journal = journal
+        self._native = native
+        self._attachments = attachments
+        self._locks = locks
+        self._waiting_for = waiting_for
+
+    def handle(self, environ: Mapping[str, str], stdin: bytes, netns_fd: int | None) -> Answer:
+        """Serve one call; every failure becomes the error document that the executable prints."""
+        cni_version, command = _version(stdin), environ.get("CNI_COMMAND", "")
+        try:
+            answer = self._dispatch(environ, stdin, netns_fd)
+        except errors.CNIError as problem:
+            answer = _refusal(problem, cni_version)
+        except NotReady as problem:
+            answer = _refusal(errors.CNIError(errors.Code.TRY_AGAIN, str(problem)), cni_version)
+        except Exception as problem:
+            log.exception("%s for %s", command, environ.get("CNI_CONTAINERID"))
+            answer = _refusal(
+                errors.CNIError(errors.Code.INTERNAL, f"{type(problem).__name__}: {problem}"), cni_version
+            )
+        metrics.CNI_CALLS.labels(command if command in version.VERBS else "other", str(answer.exit_code)).inc()
+        return answer
+
+    def _dispatch(self, environ: Mapping[str, str], stdin: bytes, netns_fd: int | None) -> Answer:
+        call = request.parse(environ, stdin)
+        env = {name: value for name, value in environ.items() if name.startswith("CNI_")}
+        match call.command:
+            case "ADD":
+                return self._add(call, env, _checked(netns_fd, environ))
+            case "DEL":
+                self._delete(call, env)
+            case "CHECK":
+                self._native("CHECK", env, call.config.raw, OTHERS_S, _checked(netns_fd, environ))
+            case "STATUS":
+                self._status(call, env)
+            case "GC":
+                self._gc(call, env)
+        return Answer(0, b"")
+
+    def _add(self, call: request.Request, env: Mapping[str, str], fd: int) -> Answer:
+        key = Key(ContainerID(call.container_id), call.ifname)
+        with self._locks.held({key.container_id}):
+            self._remove_half_made(key)
+            record = _record(key, call, netns.identify(fd, call.netns))
+            record = self._journal.begin(record, durable=outlives_reboot(parse(record.config, call.config.name)))
+            try:
+                document = self._native("ADD", env, call.config.raw, DEADLINES_S["ADD"], fd)
+            except errors.CNIError:
+                self._detach_quietly(record)
+                raise
+            self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
+        return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
+
+    def _remove_half_made(self, key: Key) -> None:
+        record = self._journal.record(key)
+        if record is None:
+            return
+        if record.phase is Phase.ATTACHED and self._attachments.is_there(record):
+            message = f"interface name {key.ifname!r} exists already in the container"
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
+        self._attachments.detach(record)
+
+    def _delete(self, call: request.Request, env: Mapping[str, str]) -> None:
+        key = Key(ContainerID(call.container_id), call.ifname)
+        with self._locks.held({key.container_id}):
+            record = self._journal.record(key)
+            if record is not None:
+                self._attachments.detach(record)
+            else:
+                self._native("DEL", env, call.config.raw, OTHERS_S)
+
+    def _status(self, call: request.Request, env: Mapping[str, str]) -> None:
+        if waiting := self._waiting_for():
+            raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"hotnic agent waits for {'; '.join(waiting)}")
+        self._native("STATUS", env, call.config.raw, OTHERS_S)
+
+    def _gc(self, call: request.Request, env: Mapping[str, str]) -> None:
+        valid = {Key(ContainerID(one.container_id), one.ifname) for one in request.valid_attachments(call.config)}
+        problems = []
+        for record in self._journal.records():
+            if (
+                record.origin is Origin.RUNTIME
+                and _network_name(record) == call.config.name
+                and record.key not in valid
+            ):
+                try:
+                    with self._locks.held({record.key.container_id}):
+                        self._attachments.detach(record)
+                except (NotReady, errors.CNIError) as problem:
+                    problems.append(f"{record.key}: {problem}")
+        self._native("GC", env, call.config.raw, OTHERS_S)
+        if problems:
+            raise errors.CNIError(errors.Code.INTERNAL, f"not collected: {'; '.join(problems)}")
+
+    def _undo(self, key: Key) -> None:
+        with self._locks.held({key.container_id}):
+            if (record := self._journal.record(key)) is not None:
+                log.warning("%s: the caller of ADD is gone, undoing it", key)
+                self._detach_quietly(record)
+
+    def _detach_quietly(self, record: Record) -> None:
+        try:
+            self._attachments.detach(record)
+        except (NotReady, errors.CNIError) as problem:
+            log.warning("%s: undoing ADD: %s; the record stays for the DEL", record.key, problem)
+
+
+def _checked(fd: int | None, environ: Mapping[str, str]) -> int:
+    """Return the descriptor if it is a namespace and not the node's own (reference: skel checks too late)."""
+    if fd is None:
+        number = int(environ.get(wire.NETNS_ERRNO) or errno.ENOENT)
+        message = f"cannot open CNI_NETNS={environ.get('CNI_NETNS')!r}: {os.strerror(number)}"
+        raise errors.CNIError(errors.Code.INVALID_NETNS, message)
+    device.refuse_own_namespace(fd, environ)
+    return fd
+
+
+def _record(key: Key, call: request.Request, namespace: Any) -> Record:
+    config = {name: value for name, value in call.config.raw.items() if name != "prevResult"}
+    args = call.args
+    uid = args.get("K8S_POD_UID", "")
+    pod = Pod(PodUID(uid), args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", "")) if uid else None
+    return Record(key, Origin.RUNTIME, Phase.ADDING, "", "", json.dumps(config), namespace, pod, tuple(args.items()))
+
+
+def _network_name(record: Record) -> str:
+    return str(json.loads(record.config).get("name", ""))
+
+
+def _refusal(problem: errors.CNIError, cni_version: str) -> Answer:
+    return Answer(1, json.dumps(problem.document(cni_version)).encode())
+
+
+def _version(stdin: bytes) -> str:
+    """The version to answer errors in, of a request that may be anything."""
+    try:
+        found = json.loads(stdin)["cniVersion"]
+    except (ValueError, TypeError, KeyError):
+        return version.CURRENT
+    return found if found in version.SUPPORTED else version.CURRENT

@@ -1,0 +1,139 @@
+"""The CNI executable's door: one connection, one call, one answer (cni.wire), on <run-dir>/cni.sock.
+
+Only root may call: the socket's mode says so, and the kernel's word for the peer is asked besides. Calls that came
+while the agent was down lie in <run-dir>/tombstones, in the same format, and are replayed at the start and after.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from agent.calls import Answer
+from cni import wire
+
+TOMBSTONES_S = 5.0  # an executable that found no agent may write its tombstone after our start
+READ_S = 10.0
+
+Handle = Callable[[Mapping[str, str], bytes, int | None], Answer]
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Accepts calls in threads of its own."""
+
+    def __init__(self, run_dir: Path, handle: Handle) -> None:
+        self._path = run_dir / "cni.sock"
+        self._tombstones = run_dir / "tombstones"
+        self._handle = handle
+        self._pool = ThreadPoolExecutor(512, thread_name_prefix="cni")
+        self._closing = threading.Event()
+        self._listener = listen(self._path)
+        self._threads = [
+            threading.Thread(target=self._accept, name="cni-accept", daemon=True),
+            threading.Thread(target=self._replay, name="tombstones", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Accept nothing more; finish the calls under way."""
+        self._closing.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+        self._pool.shutdown(wait=True)
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._closing.is_set():
+                    return
+                log.exception("accept")
+                self._closing.wait(0.1)  # out of descriptors: let calls end
+                continue
+            self._pool.submit(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                refuse_strangers(connection)
+                call = wire.receive_request(connection, READ_S)
+            except (OSError, wire.WireError) as problem:
+                log.warning("CNI call not understood: %s", problem)
+                return
+            try:
+                answer = self._handle(call.environ, call.stdin, call.netns)
+            finally:
+                if call.netns is not None:
+                    os.close(call.netns)
+            self._answer(connection, answer)
+
+    def _answer(self, connection: socket.socket, answer: Answer) -> None:
+        try:
+            if _hung_up(connection):
+                raise BrokenPipeError("the caller is gone")
+            connection.sendall(wire.encode_reply(answer.exit_code, answer.stdout))
+        except OSError as problem:
+            log.warning("CNI answer not delivered: %s", problem)
+            answer.undo()
+
+    def _replay(self) -> None:
+        while True:
+            for path in sorted(self._tombstones.glob("*.bin")):
+                self._replay_one(path)
+            if self._closing.wait(TOMBSTONES_S):
+                return
+
+    def _replay_one(self, path: Path) -> None:
+        try:
+            environ, stdin = wire.decode_request(path.read_bytes())
+        except (OSError, wire.WireError) as problem:
+            log.critical("tombstone %s cannot be read and is set aside: %s", path, problem)
+            path.rename(path.with_suffix(".damaged"))
+            return
+        answer = self._handle(environ, stdin, None)
+        if answer.exit_code == 0:
+            log.info("replayed %s for %s", environ.get("CNI_COMMAND"), environ.get("CNI_CONTAINERID"))
+            path.unlink()
+        else:
+            log.warning("tombstone %s: %s; will be tried again", path.name, answer.stdout.decode(errors="replace"))
+
+
+def listen(path: Path) -> socket.socket:
+    """Return a listening socket that only root can connect to, in place of a dead agent's."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(512)
+    return listener
+
+
+def refuse_strangers(connection: socket.socket) -> None:
+    """Raise PermissionError for a peer that is not root."""
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != 0:
+        raise PermissionError(f"uid {uid} may not call the agent")
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))

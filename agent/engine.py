@@ -1,0 +1,364 @@
+"""The hotplug engine: makes each pod's desired set so, and keeps it so.
+
+One pass over one pod: find its sandbox, claim what a runtime attached for it, plan, detach, attach, tell. A pass is
+started by a new desired set, by a retry that is due, by an address that became free, and by the sweep, which looks
+for sandboxes that came or went without our being told.
+
+Rules
+1. A pod's passes never overlap; pods never wait for each other.
+2. One attachment's failure is its own: the others of the pass are made, the outcome tells of each.
+3. `released` names are persisted before the DEL: a crash in between must not leave a stale status entry.
+4. Everything that is in the journal at the start gets a pass: whole attachments are kept, half ones removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from agent import adopt, cache, metrics, netns, network
+from agent.attach import Attachments, adopted
+from agent.journal import Journal
+from agent.locks import Locks
+from agent.model import (
+    Asked,
+    ContainerID,
+    Desired,
+    Key,
+    NotReady,
+    Origin,
+    Outcome,
+    Phase,
+    PodUID,
+    Record,
+    Refused,
+    State,
+)
+from agent.netlink import Kernel
+from agent.outcomes import Outcomes
+from agent.plan import Attach, element, plan
+from agent.progress import Progress
+from agent.retries import Retries
+from agent.sandboxes import Sandbox, Sandboxes
+from agent.workers import Workers
+from cni import errors
+
+SWEEP_S = 5.0  # how late a sandbox that was stopped or replaced behind our back is noticed
+TICK_S = 0.25  # how late a pod's first sandbox is noticed
+SLOW_S = 1.0  # a pass that takes longer tells what it has reached so far
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Owns the passes. `apply` is what the controller calls; everything else goes by itself."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 the engine is where the parts meet
+        self,
+        journal: Journal,
+        sandboxes: Sandboxes,
+        attachments: Attachments,
+        kernel: Kernel,
+        outcomes: Outcomes,
+        locks: Locks,
+        view: netns.View,
+        cached: Callable[[ContainerID], Sequence[cache.Cached]],
+    ) -> None:
+        self._journal = journal
+        self._sandboxes = sandboxes
+        self._attachments = attachments
+        self._kernel = kernel
+        self._outcomes = outcomes
+        self._locks = locks
+        self._view = view
+        self._cached = cached
+        self._retries = Retries()
+        self._workers: Workers[PodUID] = Workers(self._pass)
+        self._passes: dict[PodUID, Progress] = {}
+        self._settled: dict[PodUID, str] = {}  # the sandbox of each pod's last pass
+        self._first = {desired.pod.uid for desired in journal.pods()}
+        self._closing = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        """Take up everything in the journal (rule 4), then sweep."""
+        for uid in tuple(self._first):
+            self._workers.touch(uid)
+        self._sweeper.start()
+
+    def caught_up(self) -> bool:
+        """Whether everything that was in the journal at the start has had its first pass."""
+        return not self._first
+
+    def close(self) -> None:
+        """Finish the passes under way."""
+        self._closing.set()
+        self._sweeper.join()
+        self._workers.close()
+
+    def apply(self, wanted: Desired) -> None:
+        """Persist a pod's whole desired set and start a pass over it."""
+        uid = wanted.pod.uid
+
+        def merge(before: Desired | None) -> Desired:
+            if before is None:
+                return replace(wanted, asked=adopt.remember((), _asked(wanted)))
+            if before.revision != wanted.revision:
+                self._retries.forget(uid)
+            asked = adopt.remember(before.asked, _asked(wanted))
+            return replace(wanted, asked=asked, released=before.released, examined=before.examined)
+
+        if wanted.ended and self._journal.desired(uid) is None:
+            self._outcomes.publish(Outcome(wanted.pod, wanted.revision, settled=True, forgotten=True))
+            return
+        self._journal.want(uid, merge)
+        self._workers.touch(uid)
+
+    # -- one pass -----------------------------------------------------------------------------------------------
+
+    def _pass(self, uid: PodUID) -> None:
+        try:
+            self._pass_over(uid)
+        finally:
+            self._first.discard(uid)
+
+    def _pass_over(self, uid: PodUID) -> None:
+        desired = self._journal.desired(uid)
+        if desired is None:
+            return
+        started = time.monotonic()
+        progress = Progress(desired, "", started)
+        try:
+            sandbox = None if desired.ended else self._sandboxes.of(desired.pod)
+        except (NotReady, Refused) as problem:
+            self._hold_up(progress, problem)
+            return
+        progress.sandbox = sandbox.id if sandbox else ""
+        ids = {record.key.container_id for record in self._journal.of_pod(uid)} | ({sandbox.id} if sandbox else set())
+        self._passes[uid] = progress
+        try:
+            with self._locks.held(ids):
+                self._settle(progress, sandbox)
+        finally:
+            del self._passes[uid]
+        self._settled[uid] = progress.sandbox
+        self._tell(progress, settled=True)
+        metrics.PASSES.observe(time.monotonic() - started)
+
+    def _settle(self, progress: Progress, sandbox: Sandbox | None) -> None:
+        desired = progress.desired
+        if sandbox is not None:
+            desired = progress.desired = self._claim(desired, sandbox)
+        decided = plan(desired, sandbox.id if sandbox else None, self._records(desired, sandbox), ())
+        if decided.attach and sandbox is not None:
+            decided = plan(desired, sandbox.id, self._records(desired, sandbox), self._names(sandbox))
+        if decided.detach or decided.attach:
+            log.info("pod %s: %s", desired.pod, decided)
+        if decided.detach:
+            names = {record.key.ifname for record in decided.detach}
+            desired = progress.desired = self._release(desired, names)
+        progress.begin(decided)
+        stuck = {record.key.ifname for record in decided.detach if not self._detach(progress, record)}
+        for step in decided.attach:
+            if step.ifname in stuck:
+                progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
+            elif sandbox is not None:
+                self._attach(progress, sandbox, step)
+        if sandbox is None and not desired.ended:
+            for position in range(len(desired.attachments)):
+                progress.held_up(position, State.PENDING, "NoSandbox", "the pod has no running sandbox yet")
+
+    def _attach(self, progress: Progress, sandbox: Sandbox, step: Attach) -> None:
+        uid, wish = progress.desired.pod.uid, _wish(step)
+        now = time.monotonic()
+        failure = self._retries.last(uid, wish)
+        if failure is not None and not self._retries.is_due(uid, wish, now):
+            progress.failed(step.position, failure)
+            return
+        try:
+            with metrics.ATTACH.time():
+                record = self._attachments.attach(progress.desired.pod, sandbox, step)
+        except (NotReady, Refused) as problem:
+            state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
+            failure = self._retries.failed(uid, wish, state, problem.reason, str(problem), now)
+            progress.failed(step.position, failure)
+            self._retry(uid, failure.not_before)
+            metrics.FAILURES.labels("add", problem.reason).inc()
+            log.warning("pod %s: %s: %s", progress.desired.pod, step.ifname, problem)
+        else:
+            self._retries.succeeded(uid, wish)
+            progress.attached(step.position, record)
+
+    def _detach(self, progress: Progress, record: Record) -> bool:
+        uid, wish = progress.desired.pod.uid, f"detach {record.key}"
+        now = time.monotonic()
+        failure = self._retries.last(uid, wish)
+        if failure is None or self._retries.is_due(uid, wish, now):
+            try:
+                with metrics.DETACH.time():
+                    self._attachments.detach(record)
+            except (NotReady, errors.CNIError) as problem:
+                reason = problem.reason if isinstance(problem, NotReady) else "InvalidConfiguration"
+                failure = self._retries.failed(uid, wish, State.DETACHING, reason, str(problem), now)
+                self._retry(uid, failure.not_before)
+                metrics.FAILURES.labels("del", reason).inc()
+                log.warning("pod %s: detaching %s: %s", progress.desired.pod, record.key.ifname, problem)
+            else:
+                self._retries.succeeded(uid, wish)
+                progress.detached(record)
+                self._freed(record)
+                return True
+        assert failure is not None, "not due means failed before"
+        progress.not_detached(record, failure)
+        return False
+
+    # -- what a pass needs to know ------------------------------------------------------------------------------
+
+    def _records(self, desired: Desired, sandbox: Sandbox | None) -> Collection[Record]:
+        records = {record.key: record for record in self._journal.of_pod(desired.pod.uid)}
+        if sandbox is not None:
+            records.update({record.key: record for record in self._journal.of_sandbox(sandbox.id)})
+        return tuple(records.values())
+
+    def _names(self, sandbox: Sandbox) -> frozenset[str]:
+        try:
+            with self._view.opened(sandbox.namespace.path) as fd:
+                return frozenset(link.name for link in self._kernel.pod_links(fd))
+        except (OSError, errors.CNIError):
+            return frozenset()  # the sandbox went away; each attachment will say so
+
+    def _claim(self, desired: Desired, sandbox: Sandbox) -> Desired:
+        """Adopt, once for each sandbox, what a runtime attached because the annotation asked (agent.adopt)."""
+        if sandbox.id in desired.examined:
+            return desired
+        links = self._names(sandbox)
+        served = {one.key.ifname: one for one in self._journal.of_sandbox(sandbox.id)}
+        bases = {one.ifname: _from_cache(one, sandbox) for one in self._cached(sandbox.id) if one.ifname not in served}
+        bases |= {name: one for name, one in served.items() if one.origin is Origin.RUNTIME}
+        candidates = [adopt.Candidate(network.name(base.config, ""), ifname) for ifname, base in bases.items()]
+        for claim in adopt.claims(desired.asked, candidates, links):
+            record = adopted(bases[claim.ifname], claim.asked.element, desired.pod)
+            self._journal.begin(replace(record, ifindex=0), durable=True)
+            log.info("pod %s: adopted %s, attached by the runtime", desired.pod, record.key)
+        return self._journal.want(
+            desired.pod.uid,
+            lambda now: replace(now or desired, examined=(*(now or desired).examined[-7:], sandbox.id)),
+        )
+
+    def _release(self, desired: Desired, names: Collection[str]) -> Desired:
+        def change(now: Desired | None) -> Desired:
+            before = now or desired
+            return replace(before, released=tuple(sorted({*before.released, *names})))
+
+        changed = self._journal.want(desired.pod.uid, change)
+        return replace(desired, released=changed.released)
+
+    # -- telling and retrying -----------------------------------------------------------------------------------
+
+    def _tell(self, progress: Progress, *, settled: bool) -> None:
+        desired = progress.desired
+        done = desired.ended and not self._journal.of_pod(desired.pod.uid)
+        if done and settled:
+            self._retries.forget(desired.pod.uid)
+            self._settled.pop(desired.pod.uid, None)
+            self._journal.forget(desired.pod.uid)
+        released = tuple(name for name in desired.released if name not in progress.present)
+        outcome = Outcome(
+            desired.pod, desired.revision, settled, progress.attachments(), released, done, progress.sandbox
+        )
+        self._outcomes.publish(outcome)
+
+    def _hold_up(self, progress: Progress, problem: NotReady | Refused) -> None:
+        state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
+        for position in range(len(progress.desired.attachments)):
+            progress.held_up(position, state, problem.reason, str(problem))
+        self._tell(progress, settled=True)
+        if state is State.PENDING:
+            self._workers.touch_after(progress.desired.pod.uid, 1.0)
+
+    def _retry(self, uid: PodUID, not_before: float) -> None:
+        if not_before != float("inf"):
+            self._workers.touch_after(uid, max(0.0, not_before - time.monotonic()) + 0.01)
+
+    def _freed(self, record: Record) -> None:
+        """What was detached may be what others of this network wait for: an address, a device."""
+        for uid in self._retries.waiting():
+            desired = self._journal.desired(uid)
+            if desired and any(one.selection.network == record.network for one in desired.attachments):
+                self._retries.forget(uid)
+                self._workers.touch(uid)
+
+    # -- the sweep ----------------------------------------------------------------------------------------------
+
+    def _sweep_for_ever(self) -> None:
+        last = 0.0
+        while not self._closing.wait(TICK_S):
+            self._tell_slow_ones()
+            waits = any(not sandbox for sandbox in self._settled.values())
+            if waits or time.monotonic() - last >= SWEEP_S:
+                last = time.monotonic()
+                try:
+                    self._sweep()
+                except Exception:
+                    log.exception("sweep")
+
+    def _sweep(self) -> None:
+        living = self._sandboxes.refresh()
+        if living is None:
+            return
+        for desired in self._journal.pods():
+            if self._is_stale(desired, living):
+                self._workers.touch(desired.pod.uid)
+        for record in self._journal.records():
+            if record.origin is Origin.RUNTIME and record.pod and record.key.container_id not in living:
+                self._sweep_record(record)
+
+    def _is_stale(self, desired: Desired, living: Collection[ContainerID]) -> bool:
+        dead = any(record.key.container_id not in living for record in self._journal.of_pod(desired.pod.uid))
+        known = self._sandboxes.known(desired.pod.uid)
+        return dead or bool(known and self._settled.get(desired.pod.uid, known) != known)
+
+    def _sweep_record(self, record: Record) -> None:
+        """A runtime's attachment whose sandbox and namespace are gone: its DEL was missed, do it now."""
+        if self._view.still_there(record.namespace):
+            return
+        with self._locks.held({record.key.container_id}):
+            if self._journal.record(record.key) == record:
+                try:
+                    self._attachments.detach(record)
+                except (NotReady, errors.CNIError) as problem:
+                    log.warning("%s: left by a runtime, DEL failed: %s", record.key, problem)
+
+    def _tell_slow_ones(self) -> None:
+        now = time.monotonic()
+        for progress in list(self._passes.values()):
+            if now - progress.started > SLOW_S:
+                self._tell(progress, settled=False)
+
+
+def _asked(desired: Desired) -> tuple[Asked, ...]:
+    return tuple(
+        Asked(element(wanted), network.name(wanted.config, wanted.selection.name)) for wanted in desired.attachments
+    )
+
+
+def _wish(step: Attach) -> str:
+    return f"{element(step.wanted)} {step.wanted.nad_uid} {step.wanted.config}"
+
+
+def _from_cache(cached: cache.Cached, sandbox: Sandbox) -> Record:
+    return Record(
+        key=Key(sandbox.id, cached.ifname),
+        origin=Origin.RUNTIME,
+        phase=Phase.ATTACHED,
+        network="",
+        element="",
+        config=cached.config_text,
+        namespace=sandbox.namespace,
+        args=cached.cni_args,
+        runtime=cached.capability_args,
+        result=cached.result,
+    )

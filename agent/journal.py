@@ -1,0 +1,164 @@
+"""The state directory: what was wanted and what was begun, so that nothing is forgotten by a crash.
+
+    format                       version of this layout
+    records/<sha256>.json        one attachment each (model.Record), written before its ADD has any effect
+    pods/<uid>.json              a pod's desired set (model.Desired)
+    damaged/                     files that could not be read, set aside for people
+
+Rules
+1. Every write is whole or not at all: temporary file, rename. One bad file never hides the others.
+2. A record is synced to disk before the call returns when its effects outlive a reboot (`durable`): a delegate's
+   IPAM lease or switch port does; a veth of our own does not, it dies with the kernel that held it.
+3. Desired sets are not synced: after a power loss the controller applies them again.
+4. Memory is the index, disk is the truth: everything is read once, at the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent import codec
+from agent.model import ContainerID, Desired, Key, PodUID, Record
+
+FORMAT = "1"
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Records and desired sets, by key. Safe for use by many threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or create the directory. Raises ValueError when a newer version of us wrote it."""
+        self._directory = directory
+        self._lock = threading.Lock()
+        for name in ("records", "pods", "damaged"):
+            (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_format()
+        self._records = {record.key: record for record in self._load("records", codec.decode_record)}
+        self._pods = {desired.pod.uid: desired for desired in self._load("pods", codec.decode_desired)}
+        self._sequence = max((record.sequence for record in self._records.values()), default=0)
+
+    # -- attachments --------------------------------------------------------------------------------------------
+
+    def records(self) -> tuple[Record, ...]:
+        with self._lock:
+            return tuple(self._records.values())
+
+    def record(self, key: Key) -> Record | None:
+        with self._lock:
+            return self._records.get(key)
+
+    def of_sandbox(self, container_id: ContainerID) -> tuple[Record, ...]:
+        """Return the sandbox's attachments in the order of their ADDs."""
+        return self._sorted(lambda record: record.key.container_id == container_id)
+
+    def of_pod(self, uid: PodUID) -> tuple[Record, ...]:
+        """Return the pod's attachments, of all its sandboxes, in the order of their ADDs."""
+        return self._sorted(lambda record: record.pod is not None and record.pod.uid == uid)
+
+    def begin(self, record: Record, *, durable: bool) -> Record:
+        """Write a new record before the ADD; returns it with its place in the order."""
+        with self._lock:
+            self._sequence += 1
+            record = replace(record, sequence=self._sequence)
+        self.update(record, durable=durable)
+        return record
+
+    def update(self, record: Record, *, durable: bool) -> None:
+        """Replace a record by what is known now."""
+        self._write("records", _record_name(record.key), codec.encode_record(record), durable=durable)
+        with self._lock:
+            self._records[record.key] = record
+
+    def remove(self, key: Key) -> None:
+        """Forget an attachment, after its DEL; one that is not there is fine."""
+        (self._directory / "records" / _record_name(key)).unlink(missing_ok=True)
+        with self._lock:
+            self._records.pop(key, None)
+
+    # -- pods ---------------------------------------------------------------------------------------------------
+
+    def pods(self) -> tuple[Desired, ...]:
+        with self._lock:
+            return tuple(self._pods.values())
+
+    def desired(self, uid: PodUID) -> Desired | None:
+        with self._lock:
+            return self._pods.get(uid)
+
+    def want(self, uid: PodUID, change: Callable[[Desired | None], Desired]) -> Desired:
+        """Replace the pod's desired set by `change(the present one)`, as one step."""
+        with self._lock:
+            desired = change(self._pods.get(uid))
+            if desired != self._pods.get(uid):
+                self._write("pods", _pod_name(uid), codec.encode_desired(desired), durable=False)
+                self._pods[uid] = desired
+            return desired
+
+    def forget(self, uid: PodUID) -> None:
+        """Drop all that is remembered of a pod that ended."""
+        with self._lock:
+            (self._directory / "pods" / _pod_name(uid)).unlink(missing_ok=True)
+            self._pods.pop(uid, None)
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def _sorted(self, wanted: Callable[[Record], bool]) -> tuple[Record, ...]:
+        return tuple(sorted(filter(wanted, self.records()), key=lambda record: record.sequence))
+
+    def _check_format(self) -> None:
+        path = self._directory / "format"
+        if not path.exists():
+            path.write_text(FORMAT + "\n")
+        elif (found := path.read_text().strip()) != FORMAT:
+            raise ValueError(f"{path} says version {found}, this agent understands {FORMAT}")
+
+    def _load(self, kind: str, decode: Callable[[Any], T]) -> Iterator[T]:
+        for path in sorted((self._directory / kind).iterdir()):
+            if path.suffix != ".json":
+                path.unlink()  # a write that did not come to its rename
+                continue
+            try:
+                yield decode(json.loads(path.read_bytes()))
+            except (ValueError, KeyError, TypeError, AttributeError) as problem:
+                log.critical("damaged journal file set aside: %s: %s", path, problem)
+                path.rename(self._directory / "damaged" / path.name)
+
+    def _write(self, kind: str, name: str, document: Any, *, durable: bool) -> None:
+        path = self._directory / kind / name
+        temporary = path.with_name(f"{name}.{threading.get_ident()}.tmp")
+        with temporary.open("wb") as file:
+            file.write(json.dumps(document, separators=(",", ":")).encode())
+            if durable:
+                file.flush()
+                os.fdatasync(file.fileno())
+        temporary.rename(path)
+        if durable:
+            _sync_directory(path.parent)
+
+
+def _record_name(key: Key) -> str:
+    # hashed, because a container ID from a CNI caller may be longer than a file name may be
+    return hashlib.sha256(f"{key.container_id}/{key.ifname}".encode()).hexdigest() + ".json"
+
+
+def _pod_name(uid: PodUID) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest() + ".json"
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,59 @@
+"""What the agent counts, and where it can be read: Prometheus text, /healthz and /readyz over HTTP.
+
+Loopback or a Unix socket only: the agent listens on no network (design: it has the privileges).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+PASSES = Histogram("hotnic_agent_pass_seconds", "One pass over one pod", buckets=_SECONDS)
+ATTACH = Histogram("hotnic_agent_attach_seconds", "One attachment made, or failed", buckets=_SECONDS)
+DETACH = Histogram("hotnic_agent_detach_seconds", "One attachment removed, or not", buckets=_SECONDS)
+FAILURES = Counter("hotnic_agent_failures_total", "Failed additions and removals", ("verb", "reason"))
+CNI_CALLS = Counter("hotnic_agent_cni_calls_total", "Calls of the CNI executable", ("command", "code"))
+RECORDS = Gauge("hotnic_agent_records", "Attachments in the journal")
+PODS = Gauge("hotnic_agent_pods", "Pods with a desired set in the journal")
+
+log = logging.getLogger(__name__)
+
+
+def serve(address: str, waiting_for: Callable[[], tuple[str, ...]]) -> ThreadingHTTPServer:
+    """Serve on `host:port`, in a thread of its own. Raises ValueError for an address that others can reach."""
+    host, _, port = address.rpartition(":")
+    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+        raise ValueError(f"--metrics-address {address}: the agent listens on loopback addresses only")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            waiting = waiting_for() if self.path == "/readyz" else ()
+            match self.path:
+                case "/metrics":
+                    self._answer(200, generate_latest(REGISTRY))
+                case "/healthz" | "/readyz":
+                    self._answer(503 if waiting else 200, "\n".join(waiting or ("ok",)).encode() + b"\n")
+                case _:
+                    self._answer(404, b"not found\n")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class names it so
+            log.debug(format, *args)
+
+    server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server

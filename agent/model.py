@@ -1,0 +1,189 @@
+"""The agent's vocabulary: what is wanted, what is recorded, what came of it. Values only, no effects.
+
+Rules
+1. An attachment is keyed by (container ID, interface name), never by a pod's name: a late DEL for an old
+   sandbox must not touch the new one.
+2. A record holds everything that its DEL needs, as it was at ADD: later edits of annotation or network
+   definition change nothing in it.
+3. Who asked decides what may be removed. ANNOTATION and ADOPTED attachments were asked for by an annotation;
+   RUNTIME ones came through the CNI executable and belong to the runtime until an annotation claims them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+from cni import multinet
+
+PodUID = NewType("PodUID", str)
+ContainerID = NewType("ContainerID", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    uid: PodUID
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class State(enum.Enum):
+    """Where an attachment stands; the words of the agent's API."""
+
+    PENDING = "Pending"
+    ATTACHED = "Attached"
+    REFUSED = "Refused"
+    DETACHING = "Detaching"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Do not attach, but keep what is attached; said by the controller (policy, missing definition)."""
+
+    state: State
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One element of a pod's annotation with the network definition that it names."""
+
+    selection: multinet.Selection
+    config: str  # text of the network configuration; "": the on-disk one of that name
+    nad_uid: str = ""
+    nad_resource_version: str = ""
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An element that some edit of the annotation asked for; evidence for adoption, kept past the edit."""
+
+    element: str  # canonical JSON of the selection element
+    network_name: str  # name of the CNI network, as a runtime's result cache knows it
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The whole desired set of one pod, and what is remembered about the pod besides."""
+
+    pod: Pod
+    revision: str
+    attachments: tuple[Wanted, ...] = ()
+    ended: bool = False
+    asked: tuple[Asked, ...] = ()
+    released: tuple[str, ...] = ()  # interfaces once attached from the annotation and gone now
+    examined: tuple[ContainerID, ...] = ()  # sandboxes whose result cache was looked at for adoption
+
+
+class Origin(enum.Enum):
+    """Who asked for an attachment (rule 3)."""
+
+    ANNOTATION = "annotation"
+    ADOPTED = "adopted"
+    RUNTIME = "runtime"
+
+
+class Phase(enum.Enum):
+    """ADDING: the ADD may have had any part of its effect. ATTACHED: it is whole."""
+
+    ADDING = "adding"
+    ATTACHED = "attached"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace: where it was found, and what it is (`stat` of the nsfs file)."""
+
+    path: str
+    device: int = 0
+    inode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    container_id: ContainerID
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.container_id[:12]}/{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """A default route that an attachment with `default-route` took away, to be put back at its DEL."""
+
+    gateway: str
+    ifname: str
+    metric: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One attachment in the journal (rule 2)."""
+
+    key: Key
+    origin: Origin
+    phase: Phase
+    network: str  # namespace/name of the definition; "" where a runtime asked
+    element: str  # canonical JSON of the selection element; "" where a runtime asked
+    config: str  # text of the CNI configuration or list that was executed
+    namespace: Namespace
+    pod: Pod | None = None
+    args: tuple[tuple[str, str], ...] = ()
+    runtime: Mapping[str, Any] = field(default_factory=dict)  # capability arguments
+    cni_args: Mapping[str, Any] | None = None
+    device_id: str = ""
+    result: Mapping[str, Any] | None = None
+    ifindex: int = 0  # of the interface in the pod, once attached
+    displaced: tuple[Displaced, ...] = ()
+    nad_uid: str = ""
+    nad_resource_version: str = ""
+    sequence: int = 0  # order of the ADDs on this node
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentOutcome:
+    position: int  # in the desired set; -1 when no longer wanted
+    state: State
+    network: str
+    interface: str = ""
+    result: Mapping[str, Any] | None = None
+    reason: str = ""
+    message: str = ""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a pod's desired set: complete in itself, a later one replaces it."""
+
+    pod: Pod
+    revision: str
+    settled: bool = False
+    attachments: tuple[AttachmentOutcome, ...] = ()
+    released: tuple[str, ...] = ()
+    forgotten: bool = False
+    sandbox: str = ""
+
+
+class Refused(Exception):
+    """The wish is wrong as it stands and is not retried until it changes."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotReady(Exception):
+    """The wish is fine, the world is not: retried until it is."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,106 @@
+"""Network namespaces: open them, tell them apart, work inside them.
+
+Rules
+1. A namespace is its (device, inode), compared on an open descriptor; a path may have been recycled.
+2. The node's own namespace is never a pod's. Callers check `is_own` before they do anything.
+3. `/proc/thread-self`, not `/proc/self`: the latter is the main thread's namespace.
+4. A thread that cannot return to its namespace is unfit for anything else; the process ends and starts anew,
+   which the journal makes safe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.model import Namespace
+
+CLONE_NEWNET = 0x40000000
+OWN = "/proc/thread-self/ns/net"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class View:
+    """The node's paths as this process sees them: its own, or below the mount of the node's root (--host-root)."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root
+
+    def place(self, path: str) -> str:
+        """Return where the node's `path` is for us."""
+        if self._root is None:
+            return path
+        # /var/run is an absolute link to /run, which would lead out of the mounted root
+        return str(self._root) + (path[4:] if path.startswith("/var/run/") else path)
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[int]:
+        """Yield a descriptor of the namespace at the node's `path`. Raises OSError where there is none."""
+        fd = os.open(self.place(path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def still_there(self, namespace: Namespace) -> bool:
+        """Whether the path still leads to the same namespace (rule 1)."""
+        try:
+            status = os.stat(self.place(namespace.path))
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == (namespace.device, namespace.inode)
+
+
+def identify(fd: int, path: str) -> Namespace:
+    """Return what the open namespace is, remembering where it was found."""
+    status = os.fstat(fd)
+    return Namespace(path, status.st_dev, status.st_ino)
+
+
+def is_own(fd: int) -> bool:
+    """Whether `fd` is the namespace that this thread works in, that is, the node's."""
+    own, other = os.stat(OWN), os.fstat(fd)
+    return (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino)
+
+
+def is_namespace(fd: int) -> bool:
+    """Whether `fd` is a namespace at all; of which kind, `setns` checks when it is entered."""
+    return os.fstat(fd).st_dev == os.stat(OWN).st_dev  # every namespace file lives on the one nsfs
+
+
+@contextmanager
+def entered(fd: int) -> Iterator[None]:
+    """Run the body of a `with` in the namespace; this thread only."""
+    own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(fd)
+        try:
+            yield
+        finally:
+            _return(own)
+    finally:
+        os.close(own)
+
+
+def netlink_socket(fd: int) -> socket.socket:
+    """Return a route netlink socket that lives in the namespace, usable from any thread."""
+    with entered(fd):
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"setns: {os.strerror(number)}")
+
+
+def _return(own: int) -> None:
+    try:
+        _setns(own)
+    except OSError:
+        os.abort()  # rule 4

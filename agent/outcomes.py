@@ -1,0 +1,71 @@
+"""The latest outcome of every pod, and who listens. A slow listener gets the latest of each pod, never a backlog."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.model import Outcome, PodUID
+
+
+class Listener:
+    """What one caller of Watch has not been told yet."""
+
+    def __init__(self, known: dict[PodUID, Outcome]) -> None:
+        self._news = dict(known)
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def tell(self, outcome: Outcome) -> None:
+        with self._changed:
+            self._news[outcome.pod.uid] = outcome
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def next(self, timeout_s: float | None = None) -> Outcome | None:
+        """Return an outcome that was not told yet; None after `timeout_s` seconds or once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._news or self._closed, timeout_s)
+            if self._closed or not self._news:
+                return None
+            return self._news.pop(next(iter(self._news)))
+
+
+class Outcomes:
+    """Safe for use by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: dict[PodUID, Outcome] = {}
+        self._listeners: set[Listener] = set()
+
+    def publish(self, outcome: Outcome) -> None:
+        """Make it the pod's latest. A forgotten pod is told once and then not kept."""
+        with self._lock:
+            if outcome.forgotten:
+                self._latest.pop(outcome.pod.uid, None)
+            else:
+                self._latest[outcome.pod.uid] = outcome
+            for listener in self._listeners:
+                listener.tell(outcome)
+
+    def latest(self) -> tuple[Outcome, ...]:
+        with self._lock:
+            return tuple(self._latest.values())
+
+    @contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """Yield a listener that has everything known to tell, and everything that comes."""
+        with self._lock:
+            listener = Listener(self._latest)
+            self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            with self._lock:
+                self._listeners.discard(listener)

@@ -1,0 +1,135 @@
+"""Pure: a pod's desired set against its records -> what to detach, keep, attach, and what to leave undone.
+
+Rules
+1. Removals come before additions; additions are in the order of the annotation.
+2. An element without `interface` is matched to what was attached for an equal element before, oldest first; else it
+   gets the first free `net<n>`.
+3. A changed element of the same interface name is a replacement: detach, then attach.
+4. Half-made attachments (phase ADDING) are removed first, whoever wants them.
+5. A name that another attachment of the pod holds is not taken from it: the later wish waits.
+6. What a runtime attached without an annotation's asking is never touched, and its name is taken.
+7. A held element is not attached; where it is attached already, it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from agent.model import ContainerID, Desired, Hold, Origin, Phase, Record, State, Wanted
+from cni import multinet
+
+RESERVED = ("lo", "eth0")  # never ours to make, whatever an annotation says
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    position: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    position: int
+    wanted: Wanted
+    ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withhold:
+    """Not attached now, for a reason that is known without trying."""
+
+    position: int
+    wanted: Wanted
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    detach: tuple[Record, ...]
+    keep: tuple[Keep, ...]
+    attach: tuple[Attach, ...]
+    withhold: tuple[Withhold, ...]
+
+    def __str__(self) -> str:
+        parts = [f"detach {record.key.ifname}" for record in self.detach]
+        parts += [f"attach {step.ifname} to {step.wanted.selection.network}" for step in self.attach]
+        parts += [f"withhold {step.wanted.selection.network}: {step.hold.reason}" for step in self.withhold]
+        return ", ".join(parts) or "nothing to do"
+
+
+def element(wanted: Wanted) -> str:
+    """Return what identifies a wish: its canonical text. An equal text is the same wish."""
+    return multinet.to_json(wanted.selection)
+
+
+def plan(desired: Desired, sandbox: ContainerID | None, records: Collection[Record], links: Collection[str]) -> Plan:
+    """Decide one pass. `sandbox`: the pod's living one, if any; `links`: the names in its namespace now."""
+    mine = [record for record in records if record.origin is not Origin.RUNTIME]
+    usable = [one for one in mine if one.key.container_id == sandbox and one.phase is Phase.ATTACHED]
+    keep = () if desired.ended else tuple(_matches(desired.attachments, usable))
+    kept = {step.record.key for step in keep}
+    detach = tuple(record for record in mine if record.key not in kept)
+    if desired.ended or sandbox is None:
+        return Plan(detach, (), (), ())
+    leaving = {record.key.ifname for record in detach if record.key.container_id == sandbox}
+    taken = {record.key.ifname for record in records if record.key.container_id == sandbox} | set(links)
+    attach, withhold = _additions(desired.attachments, {step.position for step in keep}, taken - leaving)
+    return Plan(detach, keep, attach, withhold)
+
+
+def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep]:
+    """Pair each wish with the record that fulfils it (rules 2, 3 and 7)."""
+    free = sorted(records, key=lambda record: record.sequence)
+    for position, wanted in enumerate(wishes):
+        found = next((record for record in free if _fulfils(record, wanted)), None)
+        if found is not None:
+            free.remove(found)
+            yield Keep(position, found)
+
+
+def _fulfils(record: Record, wanted: Wanted) -> bool:
+    name = wanted.selection.interface
+    return record.element == element(wanted) and name in ("", record.key.ifname)
+
+
+def _additions(
+    wishes: Collection[Wanted], kept: Collection[int], taken: set[str]
+) -> tuple[tuple[Attach, ...], tuple[Withhold, ...]]:
+    attach: list[Attach] = []
+    withhold: list[Withhold] = []
+    asked = {wanted.selection.interface for wanted in wishes} - {""}
+    for position, wanted in enumerate(wishes):
+        if position in kept:
+            continue
+        hold = wanted.hold or _conflict(wanted.selection.interface, taken)
+        if hold is not None:
+            withhold.append(Withhold(position, wanted, hold))
+            continue
+        ifname = wanted.selection.interface or _first_free(taken | asked)
+        taken = taken | {ifname}
+        attach.append(Attach(position, wanted, ifname))
+    return tuple(attach), tuple(withhold)
+
+
+def _conflict(ifname: str, taken: Collection[str]) -> Hold | None:
+    if ifname in RESERVED:
+        return Hold(
+            State.REFUSED,
+            "InterfaceReserved",
+            f"interface name {ifname} is reserved for the pod's own network",
+        )
+    if ifname in taken:
+        return Hold(
+            State.PENDING,
+            "InterfaceExists",
+            f"interface {ifname} exists in the pod and is not ours to replace",
+        )
+    return None
+
+
+def _first_free(taken: Collection[str]) -> str:
+    number = 1
+    while f"net{number}" in taken:
+        number += 1
+    return f"net{number}"

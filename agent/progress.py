@@ -1,0 +1,78 @@
+"""What one pass over a pod has reached so far, and the outcome that says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.model import AttachmentOutcome, Desired, Record, State
+from agent.plan import Plan
+from agent.retries import Failure
+from cni import result, version
+
+IN_PROGRESS = "InProgress"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Filled by the pass; read at any time, also by others, for a pass that takes long."""
+
+    desired: Desired
+    sandbox: str
+    started: float  # monotonic seconds
+    by_position: dict[int, AttachmentOutcome] = field(default_factory=dict)
+    detaching: list[AttachmentOutcome] = field(default_factory=list)
+    present: set[str] = field(default_factory=set)  # interfaces that are, or may be, still there
+
+    def begin(self, plan: Plan) -> None:
+        for step in plan.keep:
+            self.attached(step.position, step.record)
+        for withheld in plan.withhold:
+            hold = withheld.hold
+            self.by_position[withheld.position] = AttachmentOutcome(
+                withheld.position, hold.state, withheld.wanted.selection.network,
+                withheld.wanted.selection.interface, reason=hold.reason, message=hold.message,
+            )  # fmt: skip
+        self.present.update(record.key.ifname for record in plan.detach)
+
+    def attached(self, position: int, record: Record) -> None:
+        self.present.add(record.key.ifname)
+        self.by_position[position] = AttachmentOutcome(
+            position, State.ATTACHED, record.network, record.key.ifname, result=_current(record)
+        )
+
+    def failed(self, position: int, failure: Failure) -> None:
+        self.by_position[position] = self._outcome(
+            position, failure.state, failure.reason, failure.message, failure.attempts
+        )
+
+    def held_up(self, position: int, state: State, reason: str, message: str) -> None:
+        self.by_position[position] = self._outcome(position, state, reason, message)
+
+    def detached(self, record: Record) -> None:
+        self.present.discard(record.key.ifname)
+
+    def not_detached(self, record: Record, failure: Failure) -> None:
+        self.detaching.append(
+            AttachmentOutcome(-1, State.DETACHING, record.network, record.key.ifname, reason=failure.reason,
+                              message=failure.message, attempts=failure.attempts)
+        )  # fmt: skip
+
+    def attachments(self) -> tuple[AttachmentOutcome, ...]:
+        """What is known of every element; one that the pass has not reached is in progress."""
+        known = dict(self.by_position)
+        wanted = tuple(
+            known.get(position) or self._outcome(position, State.PENDING, IN_PROGRESS, "being attached")
+            for position in range(len(self.desired.attachments))
+        )
+        return (*wanted, *self.detaching)
+
+    def _outcome(self, position: int, state: State, reason: str, message: str, attempts: int = 0) -> AttachmentOutcome:
+        selection = self.desired.attachments[position].selection
+        return AttachmentOutcome(
+            position, state, selection.network, selection.interface, None, reason, message, attempts
+        )
+
+
+def _current(record: Record) -> dict[str, object] | None:
+    """The result in the current version, whichever the network's plugins speak."""
+    return None if record.result is None else dict(result.encode(result.decode(record.result), version.CURRENT))

@@ -1,0 +1,63 @@
+"""Pure: when a failed attachment is tried again. The clock is an argument, in seconds.
+
+The first retry comes after half a second, each later one twice as late, up to 5 minutes, for ever; with jitter, so
+that the pods of a node do not come back as one. What changes the wish itself (a new edit, another configuration)
+or its cause (an address was released) forgets the waiting.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.model import PodUID, State
+
+FIRST_S, LONGEST_S = 0.5, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    state: State
+    reason: str
+    message: str
+    attempts: int
+    not_before: float  # monotonic seconds
+
+
+class Retries:
+    """The last failure of each wish, by (pod, wish)."""
+
+    def __init__(self, jitter: random.Random | None = None) -> None:
+        self._jitter = jitter or random.Random()  # noqa: S311 spreads load, hides nothing
+        self._failures: dict[PodUID, dict[str, Failure]] = {}
+
+    def last(self, uid: PodUID, wish: str) -> Failure | None:
+        return self._failures.get(uid, {}).get(wish)
+
+    def is_due(self, uid: PodUID, wish: str, now: float) -> bool:
+        failure = self.last(uid, wish)
+        return failure is None or now >= failure.not_before
+
+    def failed(self, uid: PodUID, wish: str, state: State, reason: str, message: str, now: float) -> Failure:
+        """Note a failure. A refusal is not retried."""
+        before = self.last(uid, wish)
+        attempts = before.attempts + 1 if before else 1
+        delay = min(LONGEST_S, FIRST_S * 2.0 ** min(attempts - 1, 20)) * self._jitter.uniform(0.8, 1.0)
+        not_before = float("inf") if state is State.REFUSED else now + delay
+        failure = Failure(state, reason, message, attempts, not_before)
+        self._failures.setdefault(uid, {})[wish] = failure
+        return failure
+
+    def succeeded(self, uid: PodUID, wish: str) -> None:
+        self._failures.get(uid, {}).pop(wish, None)
+
+    def forget(self, uid: PodUID) -> None:
+        """The wish or its cause changed: everything of this pod is due now, and counts anew."""
+        self._failures.pop(uid, None)
+
+    def waiting(self) -> Iterator[PodUID]:
+        """Yield the pods that have something to retry."""
+        for uid, failures in list(self._failures.items()):
+            if any(failure.state is not State.REFUSED for failure in failures.values()):
+                yield uid

@@ -1,0 +1,156 @@
+"""A route netlink socket: one request, its answers. The only module that imports pyroute2.
+
+pyroute2 knows the messages; its sockets are not used: each carries an asyncio loop (0.5 ms to open, three times the
+cost for every call, and descriptors that outlive a close from another thread), and `netns=` forks a child (7 ms).
+Numbers are those of <linux/netlink.h> and <linux/rtnetlink.h>.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+
+NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
+NEWADDR, GETADDR = 20, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+
+REQUEST, MULTI, ACK, DUMP, CREATE, EXCL = 1, 2, 4, 0x300, 0x400, 0x200
+ACK_TLVS, CAPPED, DUMP_INTERRUPTED = 0x200, 0x100, 0x10
+_NOOP, _ERROR, _DONE = 1, 2, 3
+_SOL_NETLINK, _EXT_ACK, _STRICT_CHECK, _CAP_ACK = 270, 11, 12, 10
+
+TIMEOUT_S = 10.0  # the kernel answers at once or is stuck; a stuck one must not hang a pod's work for ever
+_SIZE = 1 << 20
+_HEADER = struct.Struct("=IHHII")
+
+_KINDS = {range(NEWLINK, SETLINK + 1): ifinfmsg, range(NEWADDR, GETADDR + 1): ifaddrmsg,
+          range(NEWROUTE, GETROUTE + 1): rtmsg}  # fmt: skip
+
+
+class KernelError(Exception):
+    """The kernel's refusal: its errno and, where it gives one, its own explanation."""
+
+    def __init__(self, code: int, explanation: str) -> None:
+        super().__init__(f"{os.strerror(code)}: {explanation}" if explanation else os.strerror(code))
+        self.code = code
+
+
+class Interrupted(KernelError):
+    """What was being listed changed meanwhile: the list is not one state. Ask again."""
+
+
+class Socket:
+    """Not for use by two threads at once."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+        self._sequence = 0
+        raw.settimeout(TIMEOUT_S)
+        for option in (_EXT_ACK, _STRICT_CHECK, _CAP_ACK):  # strict: the kernel filters dumps by the request's fields
+            raw.setsockopt(_SOL_NETLINK, option, 1)
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def do(self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]], flags: int = 0) -> None:
+        """Change something. Raises KernelError."""
+        for _ in self._ask(kind, fields, attributes, REQUEST | ACK | flags):
+            pass
+
+    def get(self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]]) -> Any:
+        """Return the one object asked for. Raises KernelError."""
+        return next(iter(list(self._ask(kind, fields, attributes, REQUEST))))
+
+    def dump(self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]]) -> list[Any]:
+        """Return all objects that match. Raises KernelError."""
+        for _ in range(10):
+            try:
+                return list(self._ask(kind, fields, attributes, REQUEST | DUMP))
+            except Interrupted:
+                continue
+        raise Interrupted(errno.EBUSY, "what is listed keeps changing")
+
+    def _ask(
+        self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]], flags: int
+    ) -> Iterator[Any]:
+        self._sequence += 1
+        try:
+            self._raw.send(_encode(kind, fields, attributes, flags, self._sequence))
+            while True:
+                for message in _split(self._raw.recv(_SIZE)):
+                    answer, last = self._read(message)
+                    if answer is not None:
+                        yield answer
+                    if last or (answer is not None and not flags & (DUMP | ACK)):
+                        return
+        except TimeoutError:
+            raise KernelError(errno.ETIMEDOUT, "the kernel did not answer") from None
+        except OSError as problem:
+            raise KernelError(problem.errno or errno.EIO, "netlink socket") from None
+
+    def _read(self, message: bytes) -> tuple[Any, bool]:
+        """Return (object or None, whether that was the last of the answer)."""
+        _, kind, flags, sequence, _ = _HEADER.unpack_from(message)
+        if sequence != self._sequence or kind == _NOOP:
+            return None, False  # left over from a request that was given up
+        if flags & DUMP_INTERRUPTED:
+            raise Interrupted(errno.EINTR, "")
+        if kind in (_ERROR, _DONE):
+            _raise_refusal(message, flags, kind)
+            return None, True
+        answer = _codec(kind)(message)
+        answer.decode()
+        return answer, False
+
+
+def attributes(message: Any) -> dict[str, Any]:
+    """Return the message's, or a nested attribute's, attributes by name; none for an absent one."""
+    return dict(message["attrs"]) if message else {}
+
+
+def _encode(kind: int, fields: Mapping[str, Any], attrs: Sequence[tuple[str, Any]], flags: int, sequence: int) -> bytes:
+    message = _codec(kind)()
+    message.update(fields)
+    message["attrs"] = list(attrs)
+    message["header"].update({"type": kind, "flags": flags, "sequence_number": sequence, "pid": 0})
+    message.encode()
+    return bytes(message.data)
+
+
+def _codec(kind: int) -> Any:
+    return next(codec for kinds, codec in _KINDS.items() if kind in kinds)
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length = max(_HEADER.size, _HEADER.unpack_from(data, offset)[0])
+        yield data[offset : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _raise_refusal(message: bytes, flags: int, kind: int) -> None:
+    code = -struct.unpack_from("=i", message, _HEADER.size)[0] if len(message) >= _HEADER.size + 4 else 0
+    if code:
+        raise KernelError(code, _explanation(message, flags, kind))
+
+
+def _explanation(message: bytes, flags: int, kind: int) -> str:
+    """The NLMSGERR_ATTR_MSG behind the code and the (capped) header of the request."""
+    if not flags & ACK_TLVS:
+        return ""
+    offset = _HEADER.size + 4 + (_HEADER.size if kind == _ERROR else 0)
+    while offset + 4 <= len(message):
+        length, attribute = struct.unpack_from("=HH", message, offset)
+        if attribute == 1:
+            return message[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
+        offset += max(4, (length + 3) & ~3)
+    return ""

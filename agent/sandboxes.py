@@ -1,0 +1,128 @@
+"""Which sandbox is a pod's, and where its network namespace is.
+
+Asked of the container runtime over CRI; where that is away, the calls that our own CNI server took say it too.
+What was found is kept for as long as the namespace is there: a sandbox that is stopped loses its namespace, so the
+check is one `stat`, and a pod that is edited again costs no call.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent import cri, netns
+from agent.journal import Journal
+from agent.model import ContainerID, Namespace, NotReady, Origin, Pod, PodUID, Refused
+
+HOST_NETWORK = "the pod uses the node's own network, which is never changed"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    id: ContainerID
+    namespace: Namespace
+
+
+class Sandboxes:
+    """Finds and remembers sandboxes. Safe for use by many threads."""
+
+    def __init__(self, runtime: cri.Runtime | None, journal: Journal, view: netns.View) -> None:
+        self._runtime = runtime
+        self._journal = journal
+        self._view = view
+        self._lock = threading.Lock()
+        self._known: dict[PodUID, Sandbox] = {}
+
+    def of(self, pod: Pod) -> Sandbox | None:
+        """Return the pod's living sandbox; None while it has none.
+
+        Raises Refused for a pod in the node's own network, NotReady where the runtime does not answer.
+        """
+        with self._lock:
+            known = self._known.get(pod.uid)
+        if known is not None and self._view.still_there(known.namespace):
+            return known
+        return self._look_up(pod.uid)
+
+    def known(self, uid: PodUID) -> str:
+        """Return the ID of the sandbox that was last seen living for the pod, "" for none; asks nobody."""
+        with self._lock:
+            known = self._known.get(uid)
+        return known.id if known else ""
+
+    def refresh(self) -> Collection[ContainerID] | None:
+        """Learn all sandboxes of the node ahead of need; return the IDs of the living ones, None if unknown."""
+        if self._runtime is None:
+            return None
+        try:
+            listed = self._runtime.sandboxes()
+        except cri.RuntimeUnavailable as problem:
+            log.warning("container runtime: %s", problem)
+            return None
+        ready = [one for one in listed if one.ready]
+        for one in ready:
+            with self._lock:
+                known = self._known.get(PodUID(one.pod_uid))
+            if known is None or known.id != one.id:
+                self._learn(PodUID(one.pod_uid), listed)
+        self._drop({PodUID(one.pod_uid) for one in ready})
+        return {ContainerID(one.id) for one in ready}
+
+    def unavailable(self) -> str:
+        """Return why the runtime does not answer, or "" when it does."""
+        if self._runtime is None:
+            return ""
+        try:
+            self._runtime.sandboxes()
+        except cri.RuntimeUnavailable as problem:
+            return str(problem)
+        return ""
+
+    def _look_up(self, uid: PodUID) -> Sandbox | None:
+        if self._runtime is None:
+            return self._of_calls(uid)
+        try:
+            return self._learn(uid, self._runtime.sandboxes())
+        except cri.RuntimeUnavailable as problem:
+            if (served := self._of_calls(uid)) is not None:
+                return served
+            raise NotReady("RuntimeUnavailable", f"container runtime: {problem}") from None
+
+    def _learn(self, uid: PodUID, listed: Collection[cri.Sandbox]) -> Sandbox | None:
+        assert self._runtime is not None
+        current = cri.current(listed, uid)
+        if current is None or not current.ready:
+            return None
+        path = self._runtime.netns(current.id)
+        found = self._open(ContainerID(current.id), path)
+        if found is not None:
+            with self._lock:
+                self._known[uid] = found
+        return found
+
+    def _of_calls(self, uid: PodUID) -> Sandbox | None:
+        for record in reversed(self._journal.of_pod(uid)):
+            if record.origin is Origin.RUNTIME and self._view.still_there(record.namespace):
+                return Sandbox(record.key.container_id, record.namespace)
+        return None
+
+    def _drop(self, living: Collection[PodUID]) -> None:
+        with self._lock:
+            for uid in [uid for uid, one in self._known.items() if uid not in living]:
+                if not self._view.still_there(self._known[uid].namespace):
+                    del self._known[uid]
+
+    def _open(self, container_id: ContainerID, path: str) -> Sandbox | None:
+        if not path:
+            raise Refused("HostNetwork", HOST_NETWORK)
+        try:
+            with self._view.opened(path) as fd:
+                if netns.is_own(fd):
+                    raise Refused("HostNetwork", HOST_NETWORK)
+                return Sandbox(container_id, netns.identify(fd, path))
+        except OSError:
+            return None  # stopped between the runtime's answer and now

@@ -1,0 +1,256 @@
+"""Pure: what a pod's user was told last, and what is so now -> what to tell.
+
+Rules
+1. What was told last is the pod itself: its network-status and our condition. So a restart tells nothing twice, and
+   a retry that ends as the one before writes nothing.
+2. network-status has what is attached, and loses what is released; entries of others stay. It is never read back as
+   truth, only compared with.
+3. The condition is True when everything asked for is attached and everything else is gone. A pod that never asked
+   for anything has none.
+4. One event for all interfaces, its reason that of the gravest clause: rejected, failed to add, failed to remove,
+   added, removed. Waiting is no failure: what was not tried yet makes no clause.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cni import multinet, result
+from controller.desired import NETWORK_NOT_FOUND, Desired, Malformed, NotApplicable, Refusal, Wish
+from controller.model import NETWORKS, Condition, Event, Outcome, Pod, Progress, State
+
+EVENT_BYTES = 1024  # what the API allows an event's note
+MESSAGE_BYTES = 4096  # a condition is carried by every update of its pod
+
+# from the gravest; the words are those of multus-dynamic-networks-controller, which tools look for
+_GRAVITY = ("InterfaceAddRejected", "FailedAddingInterface", "FailedRemovingInterface", "AddedInterface", "RemovedInterface")
+_REJECTED, _FAILED_ADDING, _FAILED_REMOVING, _ADDED, _REMOVED = range(len(_GRAVITY))
+_STATES = (State.REFUSED, State.PENDING, State.DETACHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What to write; None where nothing changes."""
+
+    status: str | None = None  # the new network-status
+    condition: Condition | None = None
+    event: Event | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    gravity: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Lack:
+    """One thing that is not as asked."""
+
+    state: State
+    reason: str
+    text: str  # as the condition's message has it
+    clause: _Clause | None
+
+
+def report(pod: Pod, wish: Wish, outcome: Outcome | None, now: str) -> Report:
+    """Return what to write about `pod`. `outcome` must answer `wish`; None: the agent is overdue with its answer."""
+    match wish:
+        case NotApplicable.COMPLETED | NotApplicable.DELETING:
+            return Report()
+        case NotApplicable.HOST_NETWORK:
+            return _rejected(pod, "HostNetwork", "will not add interface to host networked pod", now)
+        case Malformed():
+            status, told = _status(pod, outcome)
+            cause = f"annotation {NETWORKS}, position {wish.position}: {wish.reason}"
+            rejected = _rejected(pod, "InvalidAnnotation", f"will not change interfaces: {cause}", now)
+            return Report(status, rejected.condition, rejected.event or _event(pod, told))
+        case Desired() if outcome is None:
+            lack = _Lack(State.PENDING, "NoAnswer", "the node agent has not answered yet", None)
+            return Report(condition=_condition(pod, [lack], 0, now))
+        case Desired():
+            return _of_outcome(pod, wish, outcome, now)
+
+
+def _rejected(pod: Pod, reason: str, text: str, now: str) -> Report:
+    lack = _Lack(State.REFUSED, reason, text, _Clause(_REJECTED, text))
+    condition = _condition(pod, [lack], 0, now)
+    return Report(condition=condition, event=_event(pod, _news(pod, [lack])) if condition else None)
+
+
+def _of_outcome(pod: Pod, wish: Desired, outcome: Outcome, now: str) -> Report:
+    lacks = [_refused(pod, refusal) for refusal in wish.refusals]
+    lacks += [_lacking(pod, one) for one in outcome.attachments if _is_lacking(one, wish)]
+    attached = sum(one.state is State.ATTACHED for one in outcome.attachments)
+    is_known = bool(pod.condition or lacks or attached)
+    if pod.condition is None and not wish.refusals and _only_waits(outcome):
+        is_known = False  # a pod that is being started: its own phase says so, and True follows within a second
+    condition = _condition(pod, lacks, attached, now) if is_known else None
+    status, clauses = _status(pod, outcome)
+    if condition:
+        clauses += _news(pod, lacks)
+    return Report(status, condition, _event(pod, clauses))
+
+
+def _only_waits(outcome: Outcome) -> bool:
+    return not outcome.sandbox and not any(
+        one.attempts or one.state is not State.PENDING for one in outcome.attachments
+    )
+
+
+def _is_lacking(one: Progress, wish: Desired) -> bool:
+    if one.state is State.ATTACHED:
+        return False
+    hold = wish.attachments[one.position].hold if 0 <= one.position < len(wish.attachments) else None
+    return hold is None or hold.state is not State.REFUSED  # those are refusals of ours, told as such
+
+
+def _refused(pod: Pod, refusal: Refusal) -> _Lack:
+    place = _place(refusal.interface, refusal.network) or f"element {refusal.position + 1}"
+    clause = _Clause(_REJECTED, _will_not(pod, refusal.interface, refusal.network, refusal.message))
+    return _Lack(State.REFUSED, refusal.reason, f"{place}: {refusal.reason}: {refusal.message}", clause)
+
+
+def _lacking(pod: Pod, one: Progress) -> _Lack:
+    text = ": ".join(filter(None, (_place(one.interface, one.network), one.reason, one.message)))
+    return _Lack(one.state, one.reason or one.state.value, text, _failure(pod, one))
+
+
+def _failure(pod: Pod, one: Progress) -> _Clause | None:
+    network = _short(pod, one.network)
+    match one.state:
+        case State.REFUSED:
+            return _Clause(_REJECTED, _will_not(pod, one.interface, one.network, one.message))
+        case State.PENDING if one.attempts or one.reason == NETWORK_NOT_FOUND:
+            interface = _spaced(one.interface)
+            return _Clause(_FAILED_ADDING, f"failed adding interface{interface} to network: {network}: {one.message}")
+        case State.DETACHING if one.attempts:
+            interface = _spaced(one.interface)
+            return _Clause(
+                _FAILED_REMOVING, f"failed removing interface{interface} from network: {network}: {one.message}"
+            )
+        case _:
+            return None
+
+
+def _will_not(pod: Pod, interface: str, network: str, cause: str) -> str:
+    target = f" to network: {_short(pod, network)}" if network else ""
+    return f"will not add interface{_spaced(interface)}{target}: {cause}"
+
+
+# -- the status annotation --------------------------------------------------------------------------------------
+
+
+def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause]]:
+    """Return the new network-status, None where it stays, and what changed in it."""
+    if outcome is None:
+        return None, []
+    ours = [entry for one in outcome.attachments if (entry := _entry(one)) is not None]
+    names = {entry["interface"] for entry in ours}
+    released = [name for name in outcome.released if name not in names]
+    try:
+        text = multinet.merge_status(pod.network_status, ours, released)
+    except ValueError:  # no list: no program can read it, so nothing is lost
+        text = multinet.merge_status(None, ours, released)
+    if text == pod.network_status or (not ours and pod.network_status is None):
+        return None, []
+    before = _by_interface(pod.network_status)
+    clauses = [_added(pod, entry) for entry in ours if _is_news(entry, before.get(entry["interface"]))]
+    return text, clauses + list(_removed(pod, before, _by_interface(text)))
+
+
+def _entry(one: Progress) -> dict[str, Any] | None:
+    """Return the status entry of what is there: a result is only given for a whole attachment."""
+    if not one.result or one.position < 0:
+        return None
+    return multinet.status_entry(one.network, one.interface, result.decode(json.loads(one.result)))
+
+
+def _by_interface(text: str | None) -> dict[str, dict[str, Any]]:
+    try:
+        entries = json.loads(text or "[]")
+    except ValueError:
+        return {}
+    if not isinstance(entries, list):
+        return {}
+    return {
+        str(entry.get("interface")): entry
+        for entry in entries
+        if isinstance(entry, dict) and entry.get("interface") and entry.get("default") is not True
+    }
+
+
+def _is_news(entry: dict[str, Any], before: dict[str, Any] | None) -> bool:
+    return before is None or any(entry.get(key) != before.get(key) for key in ("name", "ips", "mac"))
+
+
+def _added(pod: Pod, entry: dict[str, Any]) -> _Clause:
+    details = [f"ips: [{', '.join(entry['ips'])}]"] if entry.get("ips") else []
+    details += [f"mac: {entry['mac']}"] if entry.get("mac") else []
+    network = _short(pod, entry["name"])
+    suffix = f"({', '.join(details)})" if details else ""
+    return _Clause(_ADDED, f"added interface {entry['interface']} to network: {network}{suffix}")
+
+
+def _removed(pod: Pod, before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> Iterator[_Clause]:
+    for interface, entry in before.items():
+        if after.get(interface, {}).get("name") != entry.get("name"):
+            network = _short(pod, str(entry.get("name", "")))
+            yield _Clause(_REMOVED, f"removed interface {interface} from network: {network}")
+
+
+# -- the condition ----------------------------------------------------------------------------------------------
+
+
+def _condition(pod: Pod, lacks: Sequence[_Lack], attached: int, now: str) -> Condition | None:
+    """Return the condition, None where it stays."""
+    old = pod.condition
+    if lacks:
+        gravest = min(lacks, key=lambda lack: _STATES.index(lack.state))
+        message = _shortened("; ".join(lack.text for lack in lacks), MESSAGE_BYTES)
+        ready, reason = False, gravest.reason
+    else:
+        ready, reason = True, "AllAttached" if attached else "NoNetworks"
+        message = f"attached: {attached}" if attached else ""
+    since = old.since if old and old.ready == ready else now
+    condition = Condition(ready, reason, message, since)
+    return None if condition == old else condition
+
+
+# -- the event --------------------------------------------------------------------------------------------------
+
+
+def _news(pod: Pod, lacks: Sequence[_Lack]) -> list[_Clause]:
+    """Return the clauses of what the condition does not say yet."""
+    told = f"; {pod.condition.message if pod.condition else ''}; "
+    return [lack.clause for lack in lacks if lack.clause and f"; {lack.text}; " not in told]
+
+
+def _event(pod: Pod, clauses: Sequence[_Clause]) -> Event | None:
+    if not clauses:
+        return None
+    ordered = sorted(clauses, key=lambda clause: clause.gravity)  # the gravest survive the shortening
+    text = f"pod [{pod.ref}]: {'; '.join(clause.text for clause in ordered)}"
+    gravity = ordered[0].gravity
+    return Event(_GRAVITY[gravity], _shortened(text, EVENT_BYTES), warning=gravity <= _FAILED_REMOVING)
+
+
+def _place(interface: str, network: str) -> str:
+    return f"{interface} ({network})" if interface and network else interface or network
+
+
+def _short(pod: Pod, network: str) -> str:
+    """Return a network's name as the incumbent has it: without the pod's own namespace."""
+    return network.removeprefix(f"{pod.ref.namespace}/")
+
+
+def _spaced(interface: str) -> str:
+    return f" {interface}" if interface else ""
+
+
+def _shortened(text: str, size: int) -> str:
+    raw = text.encode()
+    return text if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"

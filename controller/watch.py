@@ -1,0 +1,88 @@
+"""The API server's list and watch protocol, without the sockets: lines in, changes out.
+
+Rules
+1. A watch goes on where the last one ended: after every change and every bookmark there is a version to go on from.
+2. `Expired` (410): that version is too old; only a new list helps.
+3. What cannot be read is `Broken`: the stream is given up, since what else was lost is not known.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_LINE = 32 << 20  # etcd takes 1.5 MiB an object; a line beyond this is no object
+
+_GONE = 410
+
+
+class Verb(enum.Enum):
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    verb: Verb
+    version: str
+    document: Mapping[str, Any]
+
+
+class Expired(Exception):
+    """The version to go on from is not kept any more."""
+
+
+class Broken(Exception):
+    """The stream says something that is no watch event. `str()` says what."""
+
+
+def changes(chunks: Iterable[bytes]) -> Iterator[Change]:
+    """Yield the changes in a stream, each as soon as its line is complete."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else (rest + chunk,)
+        if len(rest) > MAX_LINE:
+            raise Broken(f"a line of more than {MAX_LINE} bytes")
+        for line in lines:
+            if line:
+                yield process_line(line)
+
+
+def process_line(line: bytes) -> Change:
+    """Read one watch event. Raises Expired and Broken."""
+    try:
+        event = json.loads(line)
+        verb, document = event["type"], event["object"]
+        if verb == "ERROR":
+            raise _error(document)
+        return Change(Verb(verb), document["metadata"]["resourceVersion"], document)
+    except (ValueError, KeyError, TypeError) as problem:
+        raise Broken(f"no watch event: {problem!r} in {line[:80]!r}") from None
+
+
+def _error(status: Mapping[str, Any]) -> Exception:
+    if status.get("code") == _GONE:
+        return Expired(status.get("message"))
+    return Broken(f"the API server ends the watch: {status.get('message')}")
+
+
+class Backoff:
+    """How long to wait after a failure: doubling from `first` to `last` seconds, a random part of it taken off."""
+
+    def __init__(self, first: float, last: float, random: Callable[[], float]) -> None:
+        self._first = self._next = first
+        self._last = last
+        self._random = random
+
+    def after_failure(self) -> float:
+        delay = self._next * (1 - self._random() / 2)
+        self._next = min(self._next * 2, self._last)
+        return delay
+
+    def succeeded(self) -> None:
+        self._next = self._first

@@ -1,0 +1,122 @@
+"""Build the two Go modules and find what they made.
+
+Rule 1: what is built lies outside the tree, in a folder named by everything that decides the result: go.mod, go.sum,
+        the sources, and the Go version. Same inputs: nothing is built.
+Rule 2: a build appears whole or not at all (it is renamed into place), so an interrupted one is never used.
+Rule 3: a line every 15 seconds says how far it is: a cold build takes minutes.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import progress
+
+_HERE = Path(__file__).resolve().parent
+_VERSION = "k8s.io/component-base/version"
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A Go module of ours and how it is built into a folder."""
+
+    name: str
+    package: str
+    ldflags: str
+    links: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Path:
+        """The module's folder."""
+        return _HERE / self.name
+
+
+CONTROLPLANE = Module(
+    "controlplane",
+    ".",
+    f"-s -w -X {_VERSION}.gitVersion=v1.36.3 -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=36",
+    COMPONENTS,
+)
+TOOLS = Module("tools", "tool", "-s -w")
+
+
+def cache() -> Path:
+    """Return the folder outside the tree that all that is built goes to."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hotnic"
+
+
+def built(module: Module) -> Path:
+    """Return the folder that has the module's executables; it exists only once they are all built."""
+    digest = hashlib.sha256(_go("env", "GOVERSION").encode())
+    for path in sorted([module.source / "go.mod", module.source / "go.sum", *module.source.glob("*.go")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(module.ldflags.encode())
+    return cache() / f"{module.name}-{digest.hexdigest()[:16]}"
+
+
+def ensure(module: Module) -> Path:
+    """Build the module unless that was done; return the folder with its executables."""
+    folder = built(module)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{module.name}-") as scratch:
+            unfinished = Path(scratch) / "bin"
+            unfinished.mkdir()
+            with progress.step(f"building e2e/{module.name} (once; cold it takes minutes)"):
+                _build(module, unfinished)
+            for name in module.links:
+                (unfinished / name).symlink_to(module.name)
+            if not folder.exists():
+                unfinished.rename(folder)
+    return folder
+
+
+def component(name: str) -> str:
+    """Return the path of a control plane executable: of KUBEBUILDER_ASSETS if it is there, or else ours."""
+    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        theirs = Path(assets) / name
+        if theirs.exists():
+            return str(theirs)
+    return str(ensure(CONTROLPLANE) / name)
+
+
+def tools() -> Path:
+    """Return the folder of third-party executables: the reference plugins, cnitool, Multus."""
+    return ensure(TOOLS)
+
+
+def _build(module: Module, target: Path) -> None:
+    """Run `go build`, counting the packages that it names as it finishes them."""
+    total = len(_go("list", "-deps", module.package, at=module.source).split())
+    # Compiling is bound by CPU, and a third of it is the compiler's garbage collector: memory is cheaper.
+    env = {**os.environ, "CGO_ENABLED": "0", "GOGC": "400"}
+    command = ["go", "build", "-v", "-trimpath", "-ldflags", module.ldflags, "-o", f"{target}/", module.package]
+    with subprocess.Popen(command, cwd=module.source, env=env, stderr=subprocess.PIPE, text=True) as process:
+        lines: list[str] = []
+        done = threading.Event()
+        threading.Thread(target=_report, args=(module.name, lines, total, done), daemon=True).start()
+        assert process.stderr is not None
+        lines.extend(process.stderr)
+        done.set()
+    if process.returncode:
+        raise OSError(f"go build of e2e/{module.name} failed:\n{''.join(lines[-40:])}")
+
+
+def _report(name: str, lines: Sequence[str], total: int, done: threading.Event) -> None:
+    before = time.monotonic()
+    while not done.wait(15):
+        count = sum(1 for line in lines if not line.startswith("go: "))
+        doing = f"{count} of at most {total} packages" if count else "fetching modules"
+        progress.say(f"building e2e/{name}: {time.monotonic() - before:.0f} s, {doing}")
+
+
+def _go(*arguments: str, at: Path = _HERE) -> str:
+    return subprocess.run(["go", *arguments], cwd=at, check=True, stdout=subprocess.PIPE, text=True).stdout

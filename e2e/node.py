@@ -1,0 +1,197 @@
+"""One node of a lane: namespaces of its own, Debian's containerd and runc, a kubelet, a primary network.
+
+Rule 1: a node is reached as a machine is: over its link, its API, or a command executed on it. Its files are seen
+        through its init's root.
+Rule 2: what a real node keeps over a reboot (/var/lib, /etc/cni, /opt/cni) it keeps; /run, processes, links and
+        mounts it loses.
+Rule 3: the primary network is the reference bridge plugin with host-local, one subnet per node, routed.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import build, cgroups, components, images, kernel, namespaces, network, node_config, services
+from e2e.process import Process
+from e2e.services import Service
+
+_ENTER = 'for group in $1; do echo $$ >"$group" || exit 125; done; shift; exec "$@"'
+_NOT_PLUGINS = frozenset({"cnitool", "multus-daemon", "multus-shim"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node by its number, which starts at 1."""
+
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Its name, in Kubernetes and as its hostname."""
+        return f"node-{self.index}"
+
+    @property
+    def ip(self) -> str:
+        """Its address on the lane's bridge."""
+        return f"172.30.0.{10 + self.index}"
+
+    @property
+    def pod_subnet(self) -> str:
+        """The primary network's addresses of its pods."""
+        return f"10.244.{self.index}.0/24"
+
+    @property
+    def cri_socket(self) -> str:
+        """The CRI endpoint, as a path on the node."""
+        return "/run/containerd/containerd.sock"
+
+    @property
+    def folder(self) -> Path:
+        """What the lane keeps of this node, seen from the lane and the node alike."""
+        return namespaces.STATE / "nodes" / self.name
+
+    @property
+    def init(self) -> int:
+        """The pid of its init, as the lane sees it."""
+        pid = self._init_service.pid
+        if pid is None:
+            raise services.StartError(f"{self.name} is down\n{services.tail(self._init_service.log)}")
+        return pid
+
+    def path(self, path: str) -> Path:
+        """Return the path by which the lane sees the node's file `path`."""
+        return Path(f"/proc/{self.init}/root") / path.lstrip("/")
+
+    # -- commands on the node
+
+    def command(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """Return the command line that executes `argv` in all of the node's namespaces and in its cgroups."""
+        groups = " ".join(map(str, cgroups.members(cgroups.hierarchies(), self.name)))
+        enter = ("nsenter", "-t", str(self.init), "-m", "-u", "-i", "-n", "-p", "-C", "--")
+        return ("sh", "-c", _ENTER, "sh", groups, *enter, "env", "-C", str(Path.cwd()), *argv)
+
+    def exec(
+        self, argv: Sequence[str], *, timeout: float = 60, input: str | None = None, check: bool = True  # noqa: A002
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the node to its end."""
+        done = subprocess.run(
+            self.command(argv), input=input, timeout=timeout, capture_output=True, text=True, check=False
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"on {self.name}: {' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def popen(self, argv: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None) -> Process:
+        """Start a long-running process on the node, appending its output to `log`; `env` is added to ours."""
+        output = log or namespaces.STATE / "log" / f"{self.name}-{Path(argv[0]).name}.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return Process.of(services.launch(self.command(argv), output, {**os.environ, **(env or {})}), output)
+
+    # -- its services
+
+    @property
+    def _init_service(self) -> Service:
+        argv = (sys.executable, "-m", "e2e.node_init", self.name, str(self.folder))
+        return Service(f"{self.name}-init", argv, inner=True)
+
+    @property
+    def containerd(self) -> Service:
+        """Its container runtime."""
+        argv = self.command(("containerd", "--config", str(self.folder / "containerd.toml")))
+        return Service(f"{self.name}-containerd", argv, inner=True)
+
+    @property
+    def kubelet(self) -> Service:
+        """Its kubelet."""
+        argv = (
+            build.component("kubelet"),
+            f"--config={self.folder}/kubelet.yaml",
+            f"--kubeconfig={namespaces.STATE}/pki/{self.name}.kubeconfig",
+            f"--hostname-override={self.name}",
+            f"--node-ip={self.ip}",
+            "--v=2",
+        )
+        return Service(f"{self.name}-kubelet", self.command(argv), inner=True)
+
+    def stop_kubelet(self, signal_number: int = signal.SIGTERM) -> None:
+        """End the kubelet; pods go on."""
+        self.kubelet.stop(signal_number)
+
+    def start_kubelet(self) -> None:
+        """Start the kubelet again."""
+        self.kubelet.start()
+
+    # -- its life
+
+    def configure(self, credentials: components.Credentials) -> None:
+        """Write every file that the node is made of."""
+        root = self.folder / "root"
+        for name, text in node_config.files(self.folder, self.pod_subnet, self.cri_socket, credentials).items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        credentials.authority.issue(f"{self.name}-serving", self.name, hosts=(self.name, self.ip))
+        credentials.user(self.name, f"system:node:{self.name}", "system:nodes")
+        plugins = root / "opt-cni/bin"
+        plugins.mkdir(parents=True)
+        for plugin in build.tools().iterdir():
+            if plugin.name not in _NOT_PLUGINS:
+                shutil.copy(plugin, plugins / plugin.name)
+
+    def power_on(self) -> None:
+        """Start the node up to its container runtime, with the lane's images."""
+        ready = self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        init = self._init_service
+        init.start()
+        services.wait_for(f"{self.name}'s namespaces", ready.exists, (init,), 20)
+        self._connect()
+        containerd = self.containerd
+        containerd.start()
+        services.wait_for(f"{self.name}'s containerd", self._has_runtime, (containerd,), 30)
+        for archive in images.archives():
+            self.exec(("ctr", "-n", "k8s.io", "images", "import", str(archive)))
+
+    def power_off(self) -> None:
+        """End the node as a power cut does."""
+        init = os.pidfd_open(self.init)
+        signal.pidfd_send_signal(init, signal.SIGKILL)
+        kernel.has_ended(init, 20)
+        os.close(init)
+        subprocess.run(["ip", "link", "del", self.name], capture_output=True, check=False)
+
+    def reboot(self) -> None:
+        """Cut the power, start again, kubelet too."""
+        self.power_off()
+        self.power_on()
+        self.start_kubelet()
+
+    def _has_runtime(self) -> bool:
+        return self.exec(("ctr", "version"), check=False).returncode == 0
+
+    def _connect(self) -> None:
+        """Join the node to the lane's bridge, and route its pods there."""
+        pid = str(self.init)
+        network.ip(
+            f"link add {self.name} type veth peer name eth0 netns {pid}",
+            f"link set {self.name} master {network.BRIDGE} up",
+            f"route replace {self.pod_subnet} via {self.ip}",
+        )
+        network.ip(
+            "link set lo up",
+            f"addr add {self.ip}/24 dev eth0",
+            "link set eth0 up",
+            f"route add default via {components.LANE_IP}",
+            enter=("nsenter", "-t", pid, "-n"),
+        )
+
+
+def existing() -> tuple[Node, ...]:
+    """Return the nodes of the lane that this process is in, in the order of their numbers."""
+    folders = (namespaces.STATE / "nodes").glob("node-*")
+    return tuple(Node(index) for index in sorted(int(folder.name.removeprefix("node-")) for folder in folders))

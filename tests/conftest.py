@@ -1,0 +1,39 @@
+"""Namespaces of the test's own: two empty ones, the node's and the pod's. Nothing of the machine's is touched."""
+
+import ctypes
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@pytest.fixture
+def pod_netns() -> Iterator[str]:
+    """The path of a new network namespace that stands for a pod's."""
+    name = f"hntest-{uuid.uuid4().hex[:12]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield f"/run/netns/{name}"
+    subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def node_netns() -> Iterator[None]:
+    """This thread, and those that it starts, in a new network namespace that stands for the node's."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        pytest.fail(f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    yield
+    assert _libc.setns(own, _CLONE_NEWNET) == 0
+    os.close(own)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("netns") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="makes network namespaces, which takes root"))
