@@ -56,9 +56,8 @@ class Agent:
         execute = delegate.Executor(arguments.cni_bin_dir, root)
         descendants.kill_survivors()  # of a predecessor that was killed: an ADD that finishes late would leak
         native = device.Native(kernel, execute, view)
-        settings = Settings(
-            tuple(arguments.cni_bin_dir), tuple(arguments.cni_conf_dir), view, arguments.delegate_timeout
-        )
+        conf_dirs = tuple(Path(view.place(str(path))) for path in arguments.cni_conf_dir)
+        settings = Settings(tuple(arguments.cni_bin_dir), conf_dirs, view, arguments.delegate_timeout)
         attachments = Attachments(self.journal, kernel, native, execute, settings)
         self._sandboxes = Sandboxes(cri.Runtime(arguments.cri) if arguments.cri else None, self.journal, view)
         self.outcomes = Outcomes()

@@ -4,11 +4,13 @@ Rules
 1. This process is a child subreaper. What a plugin leaves behind becomes our child, so that all that ever
    came of a plugin is among our descendants, and nothing else needs to be looked at.
 2. Each run has a mark, which its processes inherit twice: as an environment variable, and as a timer
-   slack that is a few microseconds off the default. The slack has no effect to speak of, survives `env
-   -i`, setsid and daemonising, and can be read of a zombie; reading it takes CAP_SYS_NICE, which the
-   agent has.
+   slack that is a few microseconds off the default. The slack has no effect to speak of, survives
+   `env -i`, setsid and daemonising, and can be read of a zombie; reading it takes CAP_SYS_NICE, which
+   the agent has.
 3. Descendants of a marked process belong to the run, marked or not.
-4. Only what bears a mark is reaped, and never the plugin itself while its run lasts: that exit status is
+4. The mark names its agent. A process whose agent is no longer among its ancestors is abandoned: that agent
+   was killed, and the next one kills what it left.
+5. Only what bears a mark is reaped, and never the plugin itself while its run lasts: that exit status is
    the run's. Other subprocesses of this process are somebody else's.
 """
 
@@ -118,9 +120,9 @@ def kill(mark: Mark) -> tuple[int, ...]:
 
 
 def kill_survivors() -> None:
-    """Kill what an earlier agent's plugins left behind when it was killed itself: whatever bears somebody's mark."""
+    """Kill what the plugins of an agent that is no more left behind, such as an ADD that would finish late."""
     ends = time.monotonic() + _KILL_S
-    while survivors := [one for one in _processes() if one.is_alive and _is_foreign(one.pid)]:
+    while survivors := _abandoned():
         if time.monotonic() > ends:
             raise OSError(f"plugins of an earlier agent cannot be killed: {[one.pid for one in survivors]}")
         for process in survivors:
@@ -128,9 +130,31 @@ def kill_survivors() -> None:
         time.sleep(0.01)
 
 
-def _is_foreign(pid: int) -> bool:
-    token = _token(pid)
-    return token is not None and not token.startswith(f"{os.getpid()}-")
+def _abandoned() -> list[_Process]:
+    processes = {process.pid: process for process in _processes()}
+    return [one for one in processes.values() if one.is_alive and _is_abandoned(one, processes)]
+
+
+def _is_abandoned(process: _Process, processes: Mapping[int, _Process]) -> bool:
+    token = _token(process.pid)
+    # In another PID namespace our numbers mean nothing, and another agent may well live.
+    if token is None or _pid_namespace(process.pid) != _pid_namespace(os.getpid()):
+        return False
+    agent = token.partition("-")[0]
+    return all(str(ancestor) != agent for ancestor in _ancestors(process, processes))
+
+
+def _ancestors(process: _Process | None, processes: Mapping[int, _Process]) -> Iterator[int]:
+    while process is not None:
+        yield process.parent
+        process = processes.get(process.parent)
+
+
+def _pid_namespace(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def _alive(mark: Mark) -> list[_Process]:

@@ -36,6 +36,7 @@ class Sandboxes:
         self._view = view
         self._lock = threading.Lock()
         self._known: dict[PodUID, Sandbox] = {}
+        self._host_network: set[ContainerID] = set()
 
     def of(self, pod: Pod) -> Sandbox | None:
         """Return the pod's living sandbox; None while it has none.
@@ -64,13 +65,17 @@ class Sandboxes:
             log.warning("container runtime: %s", problem)
             return None
         ready = [one for one in listed if one.ready]
+        self._host_network &= {one.id for one in ready}
         for one in ready:
-            with self._lock:
-                known = self._known.get(PodUID(one.pod_uid))
-            if known is None or known.id != one.id:
-                self._learn(PodUID(one.pod_uid), listed)
-        self._drop({PodUID(one.pod_uid) for one in ready})
-        return {ContainerID(one.id) for one in ready}
+            if self.known(one.pod_uid) != one.id and one.id not in self._host_network:
+                try:
+                    self._learn(one.pod_uid, listed)
+                except Refused:
+                    continue  # its own passes say so
+                except cri.RuntimeUnavailable as problem:
+                    log.warning("sandbox %s of %s/%s: %s", one.id, one.namespace, one.name, problem)
+        self._drop({one.pod_uid for one in ready})
+        return {one.id for one in ready}
 
     def unavailable(self) -> str:
         """Return why the runtime does not answer, or "" when it does."""
@@ -95,10 +100,12 @@ class Sandboxes:
     def _learn(self, uid: PodUID, listed: Collection[cri.Sandbox]) -> Sandbox | None:
         assert self._runtime is not None
         current = cri.current(listed, uid)
-        if current is None or not current.ready:
+        if current is None:
             return None
         path = self._runtime.netns(current.id)
-        found = self._open(ContainerID(current.id), path)
+        if not path and cri.current(self._runtime.sandboxes(), uid) != current:
+            return None  # no path because it is gone, not because it has none
+        found = self._open(current.id, path)
         if found is not None:
             with self._lock:
                 self._known[uid] = found
@@ -118,6 +125,7 @@ class Sandboxes:
 
     def _open(self, container_id: ContainerID, path: str) -> Sandbox | None:
         if not path:
+            self._host_network.add(container_id)
             raise Refused("HostNetwork", HOST_NETWORK)
         try:
             with self._view.opened(path) as fd:

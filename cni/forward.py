@@ -140,8 +140,8 @@ def bury(directory: bytes, request: bytes) -> bytes:
             posix.mkdir(path, mode)
         except FileExistsError:
             pass
-    name = b"%d-%d.bin" % (time.time_ns(), posix.getpid())
-    temporary, final = graves + b"/." + name, graves + b"/" + name
+    name = b"%b/%d-%d" % (graves, time.time_ns(), posix.getpid())
+    temporary, final = name + b".tmp", name + b".bin"
     file = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
     try:
         write(file, request)
@@ -150,7 +150,7 @@ def bury(directory: bytes, request: bytes) -> bytes:
     except BaseException:
         posix.unlink(temporary)
         raise
-    posix.fsync(posix.open(graves, posix.O_RDONLY | posix.O_CLOEXEC))
+    posix.fsync(posix.open(graves, posix.O_RDONLY | posix.O_CLOEXEC))  # the process ends now, and closes both
     return final
 
 

@@ -61,7 +61,8 @@ def parse(annotation: str, default_namespace: str) -> tuple[Selection | Invalid,
     """Return what the annotation asks for. Raises AnnotationError and nothing else."""
     taken: set[str] = set()
     parsed = []
-    for position, element in enumerate(_elements(annotation)):
+    printable = annotation.encode("utf-8", "replace").decode()  # half surrogate pairs could not be told to anyone
+    for position, element in enumerate(_elements(printable)):
         parsed.append(_selection_or_invalid(position, element, default_namespace, taken))
         taken |= _claims(element)
     return tuple(parsed)

@@ -34,7 +34,7 @@ def ifname_fault(name: str) -> str:
     """Return what forbids `name` as the name of an interface, or nothing."""
     if not name:
         return "is empty"
-    if len(name.encode("utf-8", "surrogateescape")) > IFNAME_BYTES:
+    if len(name.encode("utf-8", "replace")) > IFNAME_BYTES:
         return f"is longer than {IFNAME_BYTES} bytes"
     if name in {".", ".."}:
         return "is a directory name"

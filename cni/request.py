@@ -162,9 +162,10 @@ def _check_command(command: str, config: Fields) -> None:
     if command not in _ALL:
         raise errors.CNIError(errors.Code.INVALID_ENVIRONMENT, f"unknown CNI_COMMAND: {command}")
     stated = config.text("cniVersion") or version.UNSTATED
-    if not version.at_least(stated, version.VERBS[command]):
+    since = version.VERBS[command]
+    if since != version.UNSTATED and not version.at_least(stated, since):
         message = f"config version does not allow {command}"
-        details = f"config is {stated!r}, {command} exists since {version.VERBS[command]}"
+        details = f"config is {stated!r}, {command} exists since {since}"
         raise errors.CNIError(errors.Code.INCOMPATIBLE_VERSION, message, details)
     if stated not in version.SUPPORTED:
         details = f"config is {stated!r}, plugin supports {list(version.SUPPORTED)}"

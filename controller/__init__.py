@@ -2,11 +2,12 @@
 
 From the outside in:
 
-    __main__                        arguments, wiring, signals
-    kube, agents, metrics           the API server, the node agent, Prometheus
-    reconcile, workers, known       one pass over one pod; who runs passes; what is known now
-    report, patch                   what to tell the user, and how it is written
-    desired, policy                 what a pod should have
-    watch, workqueue                the watch protocol and the queue, without sockets, threads and clocks
-    model                           vocabulary
+    __main__                      wiring
+    kube, agents, metrics         the API server, the node agent, Prometheus
+    reconcile, follow             one pass over one pod; list and watch for ever
+    workers, known, dialogue      who runs passes; what the API server and the agent said last
+    report, patch                 pure: what to tell the user, and how it is written
+    desired, policy               pure: what a pod should have
+    watch, workqueue              pure: the watch protocol, the queue
+    model                         vocabulary
 """

@@ -30,11 +30,7 @@ class Policy:
     global_namespaces: tuple[str, ...] = _DEFAULT_GLOBAL
 
     def allows(self, pod_namespace: str, network_namespace: str) -> bool:
-        return (
-            not self.isolated
-            or network_namespace == pod_namespace
-            or network_namespace in self.global_namespaces
-        )
+        return not self.isolated or network_namespace == pod_namespace or network_namespace in self.global_namespaces
 
 
 def parse(text: str) -> Policy:

@@ -26,7 +26,13 @@ EVENT_BYTES = 1024  # what the API allows an event's note
 MESSAGE_BYTES = 4096  # a condition is carried by every update of its pod
 
 # from the gravest; the words are those of multus-dynamic-networks-controller, which tools look for
-_GRAVITY = ("InterfaceAddRejected", "FailedAddingInterface", "FailedRemovingInterface", "AddedInterface", "RemovedInterface")
+_GRAVITY = (
+    "InterfaceAddRejected",
+    "FailedAddingInterface",
+    "FailedRemovingInterface",
+    "AddedInterface",
+    "RemovedInterface",
+)
 _REJECTED, _FAILED_ADDING, _FAILED_REMOVING, _ADDED, _REMOVED = range(len(_GRAVITY))
 _STATES = (State.REFUSED, State.PENDING, State.DETACHING)
 

@@ -61,8 +61,9 @@ class Workers(Generic[K]):
         with self._lock:
             return len(self._queue)
 
-    def is_alive(self) -> bool:
-        return all(thread.is_alive() for thread in self._threads)
+    def dead(self) -> tuple[str, ...]:
+        """Return which threads died; none should."""
+        return tuple(f"thread {one.name} died" for one in self._threads if one.ident and not one.is_alive())
 
     def close(self, seconds: float) -> None:
         """Take up nothing more, and wait at most so long for what is under way."""
@@ -98,7 +99,7 @@ class Workers(Generic[K]):
             while not self._closed:
                 now = time.monotonic()
                 due = self._queue.add_due(now)
-                self._ready.notify_all()
+                self._ready.notify(len(self._queue))
                 self._later.wait(None if due is None else due - now)
 
     def _failed(self, key: K, problem: Exception) -> None:

@@ -1,9 +1,9 @@
-"""Keys that need work: each at most once in the queue, never with two workers, later where asked. The clock is the caller's.
+"""Keys that need work: each at most once in the queue, never with two workers, later where asked.
 
 Rules
 1. A key that is added while it is worked on comes again afterwards; further additions change nothing.
 2. A key that failed comes again by itself, later each time; a new addition brings it at once.
-3. `since` is when the key was first added: what latency is measured from.
+3. `since` is when the key was first added: what latency is measured from. The clock is the caller's.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Rule 2: a build appears whole or not at all (it is renamed into place), so an in
 Rule 3: a line every 15 seconds says how far it is: a cold build takes minutes.
 """
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -53,6 +54,7 @@ def cache() -> Path:
     return Path(base) / "hotnic"
 
 
+@functools.cache
 def built(module: Module) -> Path:
     """Return the folder that has the module's executables; it exists only once they are all built."""
     digest = hashlib.sha256(_go("env", "GOVERSION").encode())
@@ -81,11 +83,8 @@ def ensure(module: Module) -> Path:
 
 def component(name: str) -> str:
     """Return the path of a control plane executable: of KUBEBUILDER_ASSETS if it is there, or else ours."""
-    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
-        theirs = Path(assets) / name
-        if theirs.exists():
-            return str(theirs)
-    return str(ensure(CONTROLPLANE) / name)
+    theirs = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nonexistent"), name)
+    return str(theirs if theirs.exists() else ensure(CONTROLPLANE) / name)
 
 
 def tools() -> Path:
@@ -95,7 +94,8 @@ def tools() -> Path:
 
 def _build(module: Module, target: Path) -> None:
     """Run `go build`, counting the packages that it names as it finishes them."""
-    total = len(_go("list", "-deps", module.package, at=module.source).split())
+    with progress.step(f"fetching the modules of e2e/{module.name}"):
+        total = len(_go("list", "-deps", module.package, at=module.source).split())
     # Compiling is bound by CPU, and a third of it is the compiler's garbage collector: memory is cheaper.
     env = {**os.environ, "CGO_ENABLED": "0", "GOGC": "400"}
     command = ["go", "build", "-v", "-trimpath", "-ldflags", module.ldflags, "-o", f"{target}/", module.package]
@@ -114,9 +114,11 @@ def _report(name: str, lines: Sequence[str], total: int, done: threading.Event) 
     before = time.monotonic()
     while not done.wait(15):
         count = sum(1 for line in lines if not line.startswith("go: "))
-        doing = f"{count} of at most {total} packages" if count else "fetching modules"
-        progress.say(f"building e2e/{name}: {time.monotonic() - before:.0f} s, {doing}")
+        progress.say(f"building e2e/{name}: {time.monotonic() - before:.0f} s, {count} of at most {total} packages")
 
 
 def _go(*arguments: str, at: Path = _HERE) -> str:
-    return subprocess.run(["go", *arguments], cwd=at, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(["go", *arguments], cwd=at, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"go {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return done.stdout

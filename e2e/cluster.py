@@ -5,7 +5,9 @@ Rule 1: what a test can do here, a person can do on a real cluster: kubectl, a t
 Rule 2: with KUBECONFIG set and no lane, the cluster is that one, and it has no nodes that could be entered.
 """
 
+import functools
 import os
+import signal
 import subprocess
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -65,8 +67,8 @@ class Cluster:
         return pki.kubeconfig(path, components.SERVER, credentials.authority.pair.cert, {"token": token})
 
     def stop_apiserver(self) -> None:
-        """End the API server; etcd keeps the data."""
-        components.apiserver(_credentials()).stop()
+        """End the API server as a crash does (asked nicely it first waits for its watchers); etcd keeps the data."""
+        components.apiserver(_credentials()).stop(signal.SIGKILL)
 
     def start_apiserver(self) -> None:
         """Start the API server on the same data, and wait until it is ready."""
@@ -120,7 +122,8 @@ def _start_kubelets(nodes: tuple[node.Node, ...]) -> None:
         each.start_kubelet()
     needed = (components.apiserver(credentials), components.controller_manager(credentials))
     for each in nodes:
-        services.wait_for(f"{each.name} to be Ready", lambda: api.is_node_ready(each.name), (*needed, each.kubelet))
+        ready = functools.partial(api.is_node_ready, each.name)
+        services.wait_for(f"{each.name} to be Ready", ready, (*needed, each.kubelet))
     account = "/api/v1/namespaces/default/serviceaccounts/default"
     services.wait_for("the default ServiceAccount", lambda: api.exists(account), needed)
 

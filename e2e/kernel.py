@@ -43,9 +43,7 @@ def unshare(flags: int) -> None:
 
 def mount(source: str, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
     """Mount `source` at `target`."""
-    result = _libc.mount(
-        source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode()
-    )
+    result = _libc.mount(source.encode(), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), data.encode())
     _checked(result, f"mount {kind or 'bind'} {source} at {target}")
 
 

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from e2e import cgroups, cluster, kernel, namespaces, prepare, progress, services
 
@@ -40,7 +41,7 @@ class Options:
 def run(options: Options) -> int:
     """Bring a lane up, run the command in it, end it; return the command's exit code."""
     if options.command and (os.environ.get("HOTNIC_LANE") or os.environ.get("KUBECONFIG")):
-        return subprocess.run(options.command, check=False).returncode
+        return namespaces.shell_code(subprocess.run(options.command, check=False).returncode)
     prepare.everything()
     cgroups.sweep()
     lane = cgroups.LaneId.of_this_process(options.name)
@@ -79,12 +80,14 @@ def _start_janitor(lane: cgroups.LaneId) -> tuple[int, int]:
 def _inside(options: Options) -> int:
     """Be the first process of the lane after its init: start the cluster, run the command."""
     try:
-        cluster.bring_up(options.nodes)
         added = cluster.environment()
         services.write_json(_ENVIRONMENT, added)
+        os.environ.update(added)
+        cluster.bring_up(options.nodes)
         _READY.touch()
         if options.command:
-            return subprocess.run(options.command, env={**os.environ, **added}, check=False).returncode
+            signal.signal(signal.SIGINT, lambda *_: None)  # not ignored: the command would inherit that
+            return namespaces.shell_code(subprocess.run(options.command, check=False).returncode)
         namespaces.silence()
         signal.pause()
     except services.StartError as error:
@@ -137,14 +140,14 @@ def _init_of(launcher: int) -> int | None:
     return None
 
 
-def enter(name: str, command: Sequence[str]) -> int:
+def enter(name: str, command: Sequence[str]) -> NoReturn:
     """Execute a command in the lane of that name, in place of this process."""
     lane = find(name)
     init = _init_of(lane.pid) if lane else None
     if init is None:
-        progress.say(f"no lane named {name!r} is up: see python -m e2e.lane list")
-        return 1
+        sys.exit(f"no lane named {name!r} is up: see python -m e2e.lane list")
     added = json.loads(Path(f"/proc/{init}/root{_ENVIRONMENT}").read_text())
+    cgroups.join(cgroups.hierarchies(), f"{cgroups.PREFIX}{lane}")
     argv = ["nsenter", "-t", str(init), "-m", "-u", "-i", "-n", "-p", "-C", "--", "env", "-C", str(Path.cwd())]
     os.execvpe(argv[0], [*argv, *command], {**os.environ, **added})
 
@@ -194,9 +197,9 @@ def main() -> int:
             options = Options(asked.name, asked.nodes, logs, tuple(getattr(asked, "command", ())))
             return run(options) if asked.verb == "run" else up(options)
         case "exec":
-            return enter(asked.name, asked.command)
+            enter(asked.name, asked.command)
         case "shell":
-            return enter(asked.name, (os.environ.get("SHELL", "/bin/sh"),))
+            enter(asked.name, (os.environ.get("SHELL", "/bin/sh"),))
         case "down":
             return down(asked.name)
         case _:

@@ -113,8 +113,12 @@ def silence() -> None:
 
 def exit_code(status: int) -> int:
     """Turn what wait() says into what a shell would say."""
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    return shell_code(os.waitstatus_to_exitcode(status))
+
+
+def shell_code(returncode: int) -> int:
+    """Turn what subprocess says of an end (negative: by that signal) into what a shell would say."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def enter_lane(lane: cgroups.LaneId) -> None:

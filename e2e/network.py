@@ -11,7 +11,8 @@ BRIDGE = "lane0"
 
 def ip(*lines: str, enter: Sequence[str] = ()) -> None:
     """Execute the lines as arguments of `ip`, all or an error; `enter` is put before the command."""
-    done = subprocess.run([*enter, "ip", "-batch", "-"], input="\n".join(lines), text=True, capture_output=True, check=False)  # fmt: skip
+    command, script = [*enter, "ip", "-batch", "-"], "\n".join(lines)
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
     if done.returncode:
         raise OSError(f"ip {'; '.join(lines)}: {done.stderr.strip()}")
 

@@ -76,12 +76,18 @@ class Node:
         return ("sh", "-c", _ENTER, "sh", groups, *enter, "env", "-C", str(Path.cwd()), *argv)
 
     def exec(
-        self, argv: Sequence[str], *, timeout: float = 60, input: str | None = None, check: bool = True  # noqa: A002
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 60,
+        input: str | None = None,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the node to its end."""
         done = subprocess.run(
             self.command(argv), input=input, timeout=timeout, capture_output=True, text=True, check=False
         )
+        done.args = list(argv)
         if check and done.returncode:
             raise RuntimeError(f"on {self.name}: {' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -126,6 +132,16 @@ class Node:
         """Start the kubelet again."""
         self.kubelet.start()
 
+    def stop_containerd(self, signal_number: int = signal.SIGTERM) -> None:
+        """End the container runtime; containers go on."""
+        self.containerd.stop(signal_number)
+
+    def start_containerd(self) -> None:
+        """Start the container runtime, and wait until it answers."""
+        containerd = self.containerd
+        containerd.start()
+        services.wait_for(f"{self.name}'s containerd", self._has_runtime, (containerd,), 30)
+
     # -- its life
 
     def configure(self, credentials: components.Credentials) -> None:
@@ -151,9 +167,7 @@ class Node:
         init.start()
         services.wait_for(f"{self.name}'s namespaces", ready.exists, (init,), 20)
         self._connect()
-        containerd = self.containerd
-        containerd.start()
-        services.wait_for(f"{self.name}'s containerd", self._has_runtime, (containerd,), 30)
+        self.start_containerd()
         for archive in images.archives():
             self.exec(("ctr", "-n", "k8s.io", "images", "import", str(archive)))
 

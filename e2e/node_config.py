@@ -34,9 +34,7 @@ disabled_plugins = [
 """
 
 
-def files(
-    folder: Path, pod_subnet: str, cri_socket: str, credentials: components.Credentials
-) -> Mapping[str, str]:
+def files(folder: Path, pod_subnet: str, cri_socket: str, credentials: components.Credentials) -> Mapping[str, str]:
     """Return the text of every file of a node, by its path below the node's `folder`."""
     kubelet = _kubelet(folder, cri_socket, credentials)
     return {

@@ -32,8 +32,9 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
 def everything() -> None:
     """Install and build what a lane needs and this machine lacks."""
     packages()
-    build.ensure(build.CONTROLPLANE)
-    build.ensure(build.TOOLS)
+    for name in build.COMPONENTS:
+        build.component(name)
+    build.tools()
     images.archives()
 
 

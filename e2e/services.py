@@ -17,7 +17,6 @@ from pathlib import Path
 
 from e2e import kernel, namespaces, progress
 
-
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, which is where everything of the harness is started."""
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -334,6 +335,19 @@ def test_no_time_at_all_is_a_deadline(executor, bin_dir):
         run(executor, "hang", 0)
 
 
+@needs_root
+def test_what_cannot_be_killed_is_told_and_reaped_when_it_dies_at_last(executor, bin_dir, monkeypatch):
+    write(bin_dir, "hang", "exec sleep 600")
+    kill = descendants._kill
+    monkeypatch.setattr(descendants, "_kill", lambda process: None)  # as in an uninterruptible sleep
+    monkeypatch.setattr(descendants, "_KILL_S", 0.05)
+    error = failure(executor, "hang", 0.1)
+    (pid,) = children()
+    assert error.message.endswith(f"was killed, except for what cannot be killed now: processes {pid}")
+    kill(descendants._process(pid))
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
 # -- what is left behind --------------------------------------------------------------------------------------
 
 
@@ -392,6 +406,32 @@ def test_many_calls_at_once_each_get_their_own_answer(executor, bin_dir):
     expected = [f"{n}.0\n" if n % 3 == 0 else f"plugin echo failed with exit status {n % 3}" for n in range(60)]
     assert answers == expected
     assert eventually(lambda: not children())
+
+
+# -- what an agent leaves behind ------------------------------------------------------------------------------
+
+AGENT = """
+import sys
+from pathlib import Path
+from agent import delegate
+delegate.Executor([Path(sys.argv[1])]).run("hang", "ADD", {}, b"", 60)
+"""
+
+
+def test_what_a_killed_agent_left_is_killed_by_the_next_but_nothing_of_a_living_one(executor, bin_dir):
+    sleep = f"sleep 6{time.monotonic_ns()}"
+    write(bin_dir, "hang", f"(setsid {sleep} &); sleep 600")
+    agents = [subprocess.Popen([sys.executable, "-c", AGENT, str(bin_dir)]) for _ in range(2)]
+    assert eventually(lambda: len(running(*sleep.split())) == 2)
+    killed, living = agents
+    killed.kill()
+    killed.wait()
+    descendants.kill_survivors()
+    assert len(running(*sleep.split())) == 1
+    living.kill()
+    living.wait()
+    descendants.kill_survivors()
+    assert not running(*sleep.split())
 
 
 # -- the host's root ------------------------------------------------------------------------------------------

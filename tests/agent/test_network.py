@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent import network
 from cni import errors
@@ -13,6 +15,13 @@ BRIDGE = {"cniVersion": "1.0.0", "name": "blue", "type": "bridge", "bridge": "br
 
 def parsed(document: Any, fallback: str = "nad") -> network.NetworkList:
     return network.parse(json.dumps(document), fallback)
+
+
+def parsed_or_refused(document: Any) -> network.NetworkList | errors.CNIError:
+    try:
+        return parsed(document)
+    except errors.CNIError as error:
+        return error
 
 
 def stdin(net: network.NetworkList, index: int = 0, **more: Any) -> dict[str, Any]:
@@ -121,6 +130,30 @@ def test_the_name_that_a_cache_knows_is_there_for_any_text():
     assert network.name(json.dumps(BRIDGE), "nad") == "blue"
     assert network.name('{"type": "a"}', "nad") == "nad"
     assert network.name("", "nad") == "nad"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["1.0.0", "0.4.0", "bridge"]),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=8,
+)
+_KEYS = st.sampled_from(
+    ["name", "type", "cniVersion", "cniVersions", "plugins", "capabilities", "args", "disableGC", "prevResult"]
+)
+_CONFIGURATION = st.dictionaries(_KEYS, _JSON | st.just([{"type": "a"}]))
+
+
+@given(_CONFIGURATION, st.booleans())
+def test_any_configuration_is_read_or_refused_with_a_reason(document, is_typed):
+    net = parsed_or_refused({**document, "type": "a"} if is_typed else document)
+    if isinstance(net, errors.CNIError):
+        assert net.code in (errors.Code.DECODE_FAILURE, errors.Code.INVALID_CONFIG)
+        assert net.message.startswith("network configuration")
+        return
+    for index in range(len(net.plugins)):
+        got = stdin(net, index, prev_result={}, runtime={"mac": "m"}, cni_args={"a": 1}, device_id="d")
+        assert json.loads(json.dumps(got)) == got
+        assert (got["name"], got["args"]["cni"]["a"], got["prevResult"]) == (net.name, 1, {})
 
 
 # -- what a plugin gets ---------------------------------------------------------------------------------------

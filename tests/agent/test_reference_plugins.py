@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def leases(tmp_path: Path) -> list[str]:
 
 def ports() -> list[str]:
     command = ["ip", "-json", "link", "show", "type", "veth"]
-    return [one["ifname"] for one in json.loads(subprocess.run(command, check=True, capture_output=True).stdout or "[]")]
+    return [
+        one["ifname"] for one in json.loads(subprocess.run(command, check=True, capture_output=True).stdout or "[]")
+    ]
 
 
 @pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
@@ -122,24 +124,24 @@ def test_a_plugins_error_is_told_with_its_code(execute, call):
 
 
 @pytest.fixture
-def cached(tools: Path, config: Mapping[str, Any], call: chain.Call, tmp_path: Path) -> Iterator[Path]:
+def cached(tools: Path, config: Mapping[str, Any], call: chain.Call, tmp_path: Path) -> Path:
     """The file that libcni writes for an ADD of cnitool, in a mount namespace that keeps it off the machine."""
     confs, results = tmp_path / "net.d", tmp_path / "results"
     for path in (confs, results):
         path.mkdir()
     (confs / "blue.conflist").write_text(json.dumps(config))
-    script = f"""mkdir -p /var/lib/cni && mount -t tmpfs none /var/lib/cni &&
+    script = f"""mount -t tmpfs none /var/lib &&
         {tools}/cnitool add blue {call.netns} && cp /var/lib/cni/results/* {results}"""
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "CNI_PATH": str(tools),
         "NETCONFPATH": str(confs),
         "CNI_IFNAME": "net1",
-        "CNI_ARGS": "K8S_POD_NAME=p",
+        "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAME=p",
         "CAP_ARGS": json.dumps({"mac": MAC}),
     }
     subprocess.run(["unshare", "-m", "sh", "-ec", script], env=environment, check=True, capture_output=True)
-    yield results
+    return results
 
 
 def test_what_a_runtime_attached_is_read_from_its_cache_and_removed(execute, cached, call, config, tmp_path):
@@ -153,9 +155,7 @@ def test_what_a_runtime_attached_is_read_from_its_cache_and_removed(execute, cac
     made = link(call.netns, "net1")
     assert made is not None
     assert made["address"] == MAC
-    again = chain.Call(
-        container_id, found.netns, found.ifname, found.cni_args, found.capability_args, path=call.path
-    )
+    again = chain.Call(container_id, found.netns, found.ifname, found.cni_args, found.capability_args, path=call.path)
     chain.delete(network.parse(found.config_text, found.network), again, execute, found.result)
     assert link(call.netns, "net1") is None
     assert leases(tmp_path) == []

@@ -1,5 +1,6 @@
 """Strict JSON, and reading objects key by key."""
 
+import contextlib
 import json
 
 import pytest
@@ -23,17 +24,15 @@ def test_what_json_writes_is_read(value):
 
 @given(st.text())
 def test_nothing_but_value_error_comes_of_any_text(text):
-    try:
+    with contextlib.suppress(ValueError):
         jsontext.loads(text)
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize(
     "text", ["NaN", "[Infinity]", "-Infinity", "1e999", "[" * 5000, '{"a":' * 5000, "9" * 5000, "\ufeff{}"]
 )
 def test_values_that_others_could_not_read_are_refused(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         jsontext.loads(text)
 
 
@@ -63,7 +62,7 @@ def test_whole_surrogate_pairs_stay():
         (lambda f: f.texts("s"), "at.s='x' is not a list"),
         (lambda f: f.texts("l"), "at.l[0]=1 is not a string"),
         (lambda f: f.objects("l"), "at.l[0]=1 is not an object"),
-        (lambda f: f.object("l"), "at.l=[1, null] is not an object"),
+        (lambda f: f.object("l"), "at.l=[1, None] is not an object"),
         (lambda f: f.required("none", str), "at.none is missing"),
         (lambda f: f.required("gone", str), "at.gone is missing"),
     ],
@@ -72,7 +71,7 @@ def test_a_wrong_field_is_told_by_key_and_value(read, message):
     fields = Fields({"n": 3, "s": "x", "b": True, "f": 1.0, "l": [1, None], "none": None}, "at")
     with pytest.raises(FieldError) as caught:
         read(fields)
-    assert str(caught.value).replace("None", "null") == message
+    assert str(caught.value) == message
 
 
 def test_null_is_as_absent():

@@ -1,0 +1,122 @@
+"""List, then watch, for ever: what there is of one kind, and every change of it, whatever the API server goes through.
+
+Rules
+1. A watch that ends is taken up where it ended. A new list is made only where that is impossible: it costs the API
+   server much, and all nodes would ask for it at the same time.
+2. Whatever fails is waited for, longer each time, each node a little differently.
+3. A kind that the API server does not know (yet) has no objects; it is asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from controller import watch
+from controller.workers import Unavailable
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.2, 10.0
+SHORT_S = 1.0  # a watch that ends sooner than this did not end because its time was over
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+log = logging.getLogger(__name__)
+
+
+class Unknown(Exception):
+    """The API server does not know this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[T]):
+    """What to list and watch, and how to read it."""
+
+    path: str
+    read: Callable[[Mapping[str, Any]], T]
+    selector: str = ""
+
+
+class Source(Protocol):
+    """The API server. Every call may raise Unavailable, Unknown, watch.Expired, watch.Broken."""
+
+    def list(self, path: str, selector: str) -> tuple[Sequence[Mapping[str, Any]], str]:
+        """Return all objects and the version to watch from."""
+        ...
+
+    def watch(self, path: str, selector: str, version: str) -> Iterator[watch.Change]: ...
+
+
+class Sink(Protocol[T_contra]):
+    """Who wants to know."""
+
+    def list(self, items: Sequence[T_contra]) -> None: ...
+
+    def change(self, item: T_contra) -> None: ...
+
+    def delete(self, item: T_contra) -> None: ...
+
+
+class Follower(Generic[T]):
+    """Follows one resource, on the thread that calls `run`."""
+
+    def __init__(self, source: Source, resource: Resource[T], sink: Sink[T], restarted: Callable[[str], None]) -> None:
+        self._source = source
+        self._resource = resource
+        self._sink = sink
+        self._restarted = restarted
+        self._version = ""  # to go on from; "": list first
+        self._backoff = watch.Backoff(FIRST_RETRY_S, LAST_RETRY_S, random.random)
+
+    def run(self, stop: threading.Event) -> None:
+        """Tell the sink what there is and what changes, until `stop`."""
+        while not stop.is_set():
+            started = time.monotonic()
+            self._run_once()
+            if time.monotonic() - started < SHORT_S or not self._version:
+                stop.wait(self._backoff.after_failure())
+            if not stop.is_set():
+                self._restarted(self._resource.path)
+
+    def _run_once(self) -> None:
+        path = self._resource.path
+        try:
+            if not self._version:
+                self._list()
+            self._watch()
+        except watch.Expired as problem:
+            log.info("%s: too far behind, will be listed again: %s", path, problem)
+            self._version = ""
+        except Unknown:
+            self._version = ""
+            self._sink.list(())
+        except Unavailable as problem:
+            log.warning("%s", problem)
+        except watch.Broken as problem:
+            log.warning("%s: will be listed again: %s", path, problem)
+            self._version = ""
+        except Exception:
+            log.exception("%s: a bug; will be listed again", path)
+            self._version = ""
+
+    def _list(self) -> None:
+        documents, version = self._source.list(self._resource.path, self._resource.selector)
+        self._sink.list([self._resource.read(document) for document in documents])
+        self._version = version
+
+    def _watch(self) -> None:
+        for change in self._source.watch(self._resource.path, self._resource.selector, self._version):
+            match change.verb:
+                case watch.Verb.ADDED | watch.Verb.MODIFIED:
+                    self._sink.change(self._resource.read(change.document))
+                case watch.Verb.DELETED:
+                    self._sink.delete(self._resource.read(change.document))
+                case watch.Verb.BOOKMARK:
+                    pass
+            self._version = change.version
+            self._backoff.succeeded()

@@ -1,0 +1,81 @@
+"""The latest of each API object, as listed, watched, and answered to our own writes.
+
+Rules
+1. A list is the truth at its time: what it has not got is gone.
+2. A watch may lag behind the answer to our own write; what is older than what is known is passed over.
+3. Versions are compared as numbers, as Kubernetes has allowed since 1.35. Where they are none, the newcomer wins.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Versioned(Protocol):
+    @property
+    def resource_version(self) -> str: ...
+
+
+T = TypeVar("T", bound=Versioned)
+
+
+class Table(Generic[K, T]):
+    """Safe for many threads. `changed(old, new)` is called without the lock, None for what was or is not there."""
+
+    def __init__(self, key: Callable[[T], K], changed: Callable[[T | None, T | None], None]) -> None:
+        self._key = key
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._items: dict[K, T] = {}
+        self.listed_once = threading.Event()
+
+    def get(self, key: K) -> T | None:
+        return self._items.get(key)
+
+    def keys(self) -> tuple[K, ...]:
+        with self._lock:
+            return tuple(self._items)
+
+    def list(self, items: Iterable[T]) -> None:
+        """Take over a whole list (rule 1)."""
+        new = {self._key(item): item for item in items}
+        with self._lock:
+            old, self._items = self._items, new.copy()
+        for key in old.keys() | new.keys():
+            self._changed(old.get(key), new.get(key))
+        self.listed_once.set()
+
+    def change(self, item: T) -> None:
+        """Take over an object that was added or changed."""
+        key = self._key(item)
+        with self._lock:
+            old = self._items.get(key)
+            if old is not None and not _is_newer(item, old):
+                return
+            self._items[key] = item
+        self._changed(old, item)
+
+    def delete(self, item: T) -> None:
+        with self._lock:
+            old = self._items.pop(self._key(item), None)
+        if old is not None:
+            self._changed(old, None)
+
+    def refresh(self, item: T) -> None:
+        """Take over what a read or a write answered. It brings back nothing that was deleted, and calls nobody."""
+        key = self._key(item)
+        with self._lock:
+            old = self._items.get(key)
+            if old is not None and _is_newer(item, old):
+                self._items[key] = item
+
+
+def _is_newer(item: Versioned, than: Versioned) -> bool:
+    try:
+        return int(item.resource_version) > int(than.resource_version)
+    except ValueError:
+        return item.resource_version != than.resource_version

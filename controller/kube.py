@@ -1,0 +1,237 @@
+"""The Kubernetes API server. The only module that knows the `kubernetes` package.
+
+Of that package only the configuration and the HTTP transport are used: its typed objects cost milliseconds for every
+event, and its watches neither back off nor time out.
+
+Rules
+1. Every request has a deadline. A connection that is dead without a sign is found out within half a minute (TCP's
+   keepalive), a watch that is merely quiet is renewed by the server every five minutes.
+2. A change is handed on in the moment its line is complete.
+3. Foreign errors end here: 404 is Gone, 409 and 422 are Conflict, all else is Unavailable and tried again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import rest
+
+from controller import follow, watch
+from controller.follow import Resource
+from controller.model import Event, Network, Pod, PodRef, network_from, pod_from
+from controller.patch import Operation
+from controller.reconcile import Conflict, Gone
+from controller.workers import Unavailable
+
+CONNECTIONS = 64  # kept open; more are opened where needed
+CONNECT_S, READ_S = 3.0, 10.0
+WATCH_S = 300
+PAGE = 500
+_KEEPALIVE = (  # seconds idle, between probes, and until unacknowledged data mean a dead peer
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
+)
+_COMPONENT = "hotnic"
+
+log = logging.getLogger(__name__)
+
+
+def pods_of(node: str) -> Resource[Pod]:
+    return Resource("/api/v1/pods", pod_from, f"spec.nodeName={node}")
+
+
+NETWORKS: Resource[Network] = Resource("/apis/k8s.cni.cncf.io/v1/network-attachment-definitions", network_from)
+
+
+class ConfigurationError(ValueError):
+    """`str()` says why the API server cannot be reached as configured."""
+
+
+def configuration(kubeconfig: str | None) -> Any:
+    """Read a kubeconfig, or what a pod is given by its service account. Raises ConfigurationError."""
+    settings = client.Configuration()
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(settings)
+        else:
+            config.load_kube_config(kubeconfig, client_configuration=settings, persist_config=False)
+    except (config.ConfigException, OSError) as problem:
+        where = kubeconfig or "not in a pod, and no --kubeconfig given"
+        raise ConfigurationError(f"{where}: {problem}") from None
+    settings.socket_options = list(_KEEPALIVE)
+    settings.connection_pool_maxsize = CONNECTIONS
+    return settings
+
+
+class Kube:
+    """One API server's client; safe for many threads."""
+
+    def __init__(self, settings: Any, node: str, wrote: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._node = node
+        self._wrote = wrote
+        self._pool = rest.RESTClientObject(settings).pool_manager
+        self._agent = f"hotnic-controller/{importlib.metadata.version('hotnic')}"
+
+    # -- reads and writes -------------------------------------------------------------------------------------------
+
+    def find(self, ref: PodRef) -> Pod | None:
+        """Return the pod of that name, whichever its UID."""
+        try:
+            return pod_from(self._call("GET", _pod_path(ref)))
+        except Gone:
+            return None
+
+    def patch_status(self, pod: Pod, operations: Sequence[Operation]) -> Pod:
+        """Return the pod as it is then. Raises Conflict and Gone."""
+        self._wrote("status")
+        path = f"{_pod_path(pod.ref)}/status"
+        return pod_from(self._call("PATCH", path, operations, "application/json-patch+json"))
+
+    def tell(self, pod: Pod, event: Event) -> None:
+        """Create the event. One that the API server refuses is lost."""
+        self._wrote("event")
+        try:
+            self._call("POST", f"/api/v1/namespaces/{quote(pod.ref.namespace)}/events", _event(pod, event, self._node))
+        except (Conflict, Gone) as problem:
+            log.warning("pod %s: event not taken: %s", pod.ref, problem)
+
+    def _call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Mapping[str, Any]:
+        raw = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        headers = {} if raw is None else {"Content-Type": kind}
+        response = self._request(method, path, headers, raw, READ_S)
+        try:
+            document: Mapping[str, Any] = json.loads(response.data)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
+            raise Unavailable(f"API server: {method} {path}: {problem}") from None
+        return document
+
+    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, read_s: float) -> Any:
+        """Return the response, whose body is not read yet."""
+        timeout = urllib3.Timeout(connect=CONNECT_S, read=read_s)
+        try:
+            response = self._pool.urlopen(
+                method, self._settings.host + path, body=body, headers={**self._headers(), **headers},
+                timeout=timeout, retries=False, redirect=False, preload_content=False,
+            )  # fmt: skip
+            if response.status < 400:
+                return response
+            answer = f"API server: {method} {path}: {response.status} {_message(response.data)}"
+        except (urllib3.exceptions.HTTPError, OSError, config.ConfigException) as failure:
+            raise Unavailable(f"API server: {method} {path}: {failure}") from None
+        raise _error(response.status, answer)
+
+    def _headers(self) -> dict[str, str]:
+        """Return what goes with every request; the token may have been renewed."""
+        tokens = {setting["key"]: setting["value"] for setting in self._settings.auth_settings().values()}
+        return {"Accept": "application/json", "User-Agent": self._agent, **tokens}
+
+    # -- list and watch ---------------------------------------------------------------------------------------------
+
+    def list(self, path: str, selector: str) -> tuple[Sequence[Mapping[str, Any]], str]:
+        """Return all objects and the version to watch from."""
+        items: list[Mapping[str, Any]] = []
+        query = {"limit": str(PAGE), "fieldSelector": selector}
+        while True:
+            page = self._listed(f"{path}?{urlencode(query)}")
+            items += page["items"]
+            if not page["metadata"].get("continue"):
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = page["metadata"]["continue"]
+
+    def watch(self, path: str, selector: str, version: str) -> Iterator[watch.Change]:
+        """Yield every change since `version`, until the API server ends it."""
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_S),
+            "fieldSelector": selector,
+        }
+        response = self._request("GET", f"{path}?{urlencode(query)}", {}, None, WATCH_S + 30.0)
+        try:
+            yield from watch.changes(_chunks(response, path))
+        finally:
+            response.close()
+
+    def _listed(self, path: str) -> Mapping[str, Any]:
+        try:
+            return self._call("GET", path)
+        except Gone as problem:
+            raise follow.Unknown(str(problem)) from None
+
+
+def _chunks(response: Any, path: str) -> Iterator[bytes]:
+    """Yield what has arrived, as soon as it has: `read` would wait for more."""
+    try:
+        while chunk := response.read1(1 << 16):
+            yield chunk
+    except (urllib3.exceptions.HTTPError, OSError) as problem:
+        raise Unavailable(f"API server: watch {path}: {problem}") from None
+
+
+def _error(status: int, text: str) -> Exception:
+    match status:
+        case 404:
+            return Gone(text)
+        case 409 | 422:
+            return Conflict(text)
+        case 410:
+            return watch.Expired(text)
+        case _:
+            return Unavailable(text)
+
+
+def _message(body: bytes) -> str:
+    """Return what a Status object says, or the start of whatever the answer is."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode(errors="replace")
+
+
+def _pod_path(ref: PodRef) -> str:
+    return f"/api/v1/namespaces/{quote(ref.namespace)}/pods/{quote(ref.name)}"
+
+
+def _event(pod: Pod, event: Event, node: str) -> Mapping[str, Any]:
+    now = datetime.now(UTC)
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "namespace": pod.ref.namespace,
+            # unique as client-go's names are; at most 253 characters
+            "name": f"{pod.ref.name[:230].rstrip('.-')}.{time.time_ns():x}",
+        },
+        "involvedObject": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": pod.ref.namespace,
+            "name": pod.ref.name,
+            "uid": pod.api_uid,
+            "resourceVersion": pod.resource_version,
+        },
+        "reason": event.reason,
+        "message": event.message,
+        "type": "Warning" if event.warning else "Normal",
+        "count": 1,
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "source": {"component": _COMPONENT, "host": node},
+    }

@@ -1,0 +1,75 @@
+"""What the controller counts, and where it can be read: Prometheus text, /healthz and /readyz over HTTP.
+
+Rules
+1. Healthy: every thread is alive. Ready: nothing is waited for. The answer names what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+APPLY = Histogram("hotnic_controller_apply_seconds", "From a change of a pod to the agent's receipt", buckets=_SECONDS)
+PUBLISH = Histogram(
+    "hotnic_controller_publish_seconds", "From the agent's outcome to the status written", buckets=_SECONDS
+)
+WRITES = Counter("hotnic_controller_api_writes_total", "Writes to the API server", ("kind",))
+WATCHES = Counter("hotnic_controller_watch_restarts_total", "Watches taken up anew", ("resource",))
+QUEUE = Gauge("hotnic_controller_queue_depth", "Pods that wait for a worker")
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], tuple[str, ...]]
+
+
+class Meter:
+    """What the passes report."""
+
+    def applied(self, seconds: float) -> None:
+        APPLY.observe(seconds)
+
+    def published(self, seconds: float) -> None:
+        PUBLISH.observe(seconds)
+
+
+def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
+    """Serve on `host:port`, in a thread of its own. Raises ValueError and OSError for an address that cannot be had."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ValueError(f"--metrics-address {address}: is not HOST:PORT")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            match self.path:
+                case "/metrics":
+                    self._answer(200, generate_latest(REGISTRY))
+                case "/healthz":
+                    self._say(dead())
+                case "/readyz":
+                    self._say(waiting_for())
+                case _:
+                    self._answer(404, b"not found\n")
+
+        def _say(self, missing: tuple[str, ...]) -> None:
+            self._answer(503 if missing else 200, "\n".join(missing or ("ok",)).encode() + b"\n")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class names it so
+            log.debug(format, *args)
+
+    server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server

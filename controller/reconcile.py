@@ -1,0 +1,309 @@
+"""One pass over a pod: what should it have, does the agent know, is the user told.
+
+Two tasks for each pod, so that a slow API write never delays an edit on its way to the agent:
+    APPLY    pod and networks -> desired set -> agent
+    PUBLISH  pod and the agent's outcome -> network-status, condition, event
+
+Rules
+1. Both start from what is known now, not from what happened: any of them can be repeated at any time.
+2. Only an outcome that answers what is desired now is published, once it is settled. Where an edit stays without
+   such an outcome for OVERDUE_S, what is known is published.
+3. Without the agent nothing is sent. When it is there (again) everything is sent anew: it may have lost something.
+4. Before the agent is told that a pod has ended, the API server confirms it: a list for the wrong node would have
+   every interface of this one removed.
+5. The event comes after the patch: whoever crashes in between tells nothing twice.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from controller import patch
+from controller.desired import Desired, NotApplicable, Wish, desired
+from controller.dialogue import ENDED, Dialogue, Letter
+from controller.known import Table
+from controller.model import Event, Network, Outcome, Pod, PodRef, PodUID
+from controller.policy import Policy
+from controller.report import Report, report
+from controller.workers import Unavailable, Workers
+
+OVERDUE_S = 5.0  # KubeVirt looks again after 10 s, and gives a hotplug 15
+TRIES = 4  # at a patch, when others write the same pod
+
+log = logging.getLogger(__name__)
+
+
+class Conflict(Exception):
+    """The pod is not as the patch expects it."""
+
+
+class Gone(Exception):
+    """There is no such pod any more."""
+
+
+class Cluster(Protocol):
+    """The API server. Every call may raise Unavailable."""
+
+    def find(self, ref: PodRef) -> Pod | None:
+        """Return the pod of that name, whichever its UID."""
+        ...
+
+    def patch_status(self, pod: Pod, operations: Sequence[patch.Operation]) -> Pod:
+        """Return the pod as it is then. Raises Conflict and Gone."""
+        ...
+
+    def tell(self, pod: Pod, event: Event) -> None:
+        """Create the event. One that the API server refuses is lost."""
+        ...
+
+
+class Agent(Protocol):
+    """The node agent. Every call may raise Unavailable."""
+
+    def apply(self, ref: PodRef, wish: Desired) -> None: ...
+
+    def end(self, ref: PodRef) -> None: ...
+
+
+class Meter(Protocol):
+    """Who counts. Seconds are from the news to the end of what it caused."""
+
+    def applied(self, seconds: float) -> None: ...
+
+    def published(self, seconds: float) -> None: ...
+
+
+class Task(enum.Enum):
+    APPLY = "apply"
+    PUBLISH = "publish"
+
+
+Key = tuple[Task, PodUID]
+
+
+class Reconciler:
+    """Owns what is known, and the passes over it."""
+
+    def __init__(self, node: str, cluster: Cluster, agent: Agent, policy: Policy, meter: Meter) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._agent = agent
+        self._policy = policy
+        self._meter = meter
+        self.workers: Workers[Key] = Workers(self._work)
+        self.pods: Table[PodUID, Pod] = Table(lambda pod: pod.ref.uid, self._pod_changed)
+        self.networks: Table[str, Network] = Table(lambda network: network.key, self._network_changed)
+        self._dialogue = Dialogue()
+        self._lock = threading.Lock()
+        self._named: dict[PodUID, set[str]] = {}  # the networks that a pod's annotation ever named
+        self._edited: dict[PodUID, float] = {}  # edits without an answer, since when
+        self._untold: dict[PodUID, Event] = {}
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """Return what is missing before all pods of the node are served."""
+        missing = {
+            "the list of pods": self.pods.listed_once.is_set(),
+            "the list of networks": self.networks.listed_once.is_set(),
+            "the node agent": self._dialogue.is_connected,
+        }
+        return tuple(what for what, is_there in missing.items() if not is_there)
+
+    # -- news -------------------------------------------------------------------------------------------------------
+
+    def synced(self, outcomes: Iterable[Outcome]) -> None:
+        """Take over everything that the agent knows; it is connected from now on."""
+        for uid in {*self._dialogue.synced(outcomes), *self.pods.keys()}:
+            self._touch(Task.APPLY, uid)
+
+    def told(self, outcome: Outcome) -> None:
+        """Take over one pod's outcome."""
+        uid = outcome.pod.uid
+        self._dialogue.told(outcome)
+        self._touch(Task.APPLY if self.pods.get(uid) is None else Task.PUBLISH, uid)
+
+    def lost(self) -> None:
+        """Take note that the agent does not answer."""
+        self._dialogue.lost()
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        if pod is None or (old is not None and new is not None and old.says_the_same(new)):
+            return
+        uid = pod.ref.uid
+        if new is not None and _is_edit(old, new):
+            with self._lock:
+                self._edited[uid] = time.monotonic()
+            self.workers.touch_after((Task.PUBLISH, uid), OVERDUE_S)
+        if new is None or new.networks is not None or new.condition is not None or self._dialogue.knows(uid):
+            self._touch(Task.APPLY, uid)
+
+    def _network_changed(self, old: Network | None, new: Network | None) -> None:
+        network = new or old
+        if old == new or network is None:
+            return
+        with self._lock:
+            concerned = [uid for uid, named in self._named.items() if network.key in named]
+        for uid in concerned:
+            self._touch(Task.APPLY, uid)
+
+    def _touch(self, task: Task, uid: PodUID) -> None:
+        self.workers.touch((task, uid))
+
+    # -- passes -----------------------------------------------------------------------------------------------------
+
+    def _work(self, key: Key, since: float) -> None:
+        match key:
+            case Task.APPLY, uid:
+                self._apply(uid, since)
+            case Task.PUBLISH, uid:
+                self._publish(uid, since)
+
+    def _apply(self, uid: PodUID, since: float) -> None:
+        pod = self.pods.get(uid)
+        if pod is None:
+            self._end(uid)
+        elif not (self._dialogue.is_connected and self._send(pod, self._wish(pod), since)):
+            self._touch(Task.PUBLISH, uid)
+
+    def _send(self, pod: Pod, wish: Wish, since: float) -> bool:
+        """Send what the agent has not got yet; return whether there was anything."""
+        is_known = self._dialogue.knows(pod.ref.uid)
+        match wish:
+            case Desired() if wish.attachments or is_known:
+                letter = Letter(pod.ref, wish.revision, pod.sandbox_hint)
+            case NotApplicable.COMPLETED if is_known:
+                letter = Letter(pod.ref, ENDED)
+            case _:
+                return False
+        if self._dialogue.is_sent(letter):
+            return False
+        with self._dialogue.sending(letter):
+            if isinstance(wish, Desired):
+                self._agent.apply(pod.ref, wish)
+            else:
+                self._agent.end(pod.ref)
+        self._meter.applied(time.monotonic() - since)
+        return True
+
+    def _end(self, uid: PodUID) -> None:
+        """Have the agent detach everything of a pod that is gone (rule 4)."""
+        with self._lock:
+            for memory in (self._named, self._edited, self._untold):
+                memory.pop(uid, None)
+        ref = self._dialogue.ref(uid)
+        if ref is None or not self._dialogue.is_connected or self._dialogue.is_sent(Letter(ref, ENDED)):
+            return
+        found = self._cluster.find(ref)
+        if found is not None and found.ref.uid == uid:
+            if found.node != self._node:
+                log.error("pod %s is on node %s and this is node %s: left alone", ref, found.node, self._node)
+            return  # else the watch will bring it
+        with self._dialogue.sending(Letter(ref, ENDED)):
+            self._agent.end(ref)
+
+    def _publish(self, uid: PodUID, since: float) -> None:
+        edited, problem = self._edited.get(uid), None
+        for _ in range(TRIES):
+            pod = self.pods.get(uid)
+            if pod is None:
+                return
+            self._tell(pod)
+            wish = self._wish(pod)
+            is_due, outcome = self._answer(pod, wish)
+            if not is_due:
+                return
+            try:
+                is_news = self._write(pod, report(pod, wish, outcome, _now()))
+            except Conflict as conflict:
+                problem = conflict
+                self._read_again(pod)
+                continue
+            except Gone:
+                return
+            if is_news:
+                self._meter.published(time.monotonic() - since)
+            if outcome is not None and outcome.settled:
+                self._answered(uid, edited)
+            return
+        raise Unavailable(f"pod {uid}: its status cannot be written: {problem}")
+
+    def _answer(self, pod: Pod, wish: Wish) -> tuple[bool, Outcome | None]:
+        """Return whether it is time to publish, and the outcome to publish (rule 2)."""
+        uid = pod.ref.uid
+        outcome = self._dialogue.outcome(uid)
+        if not isinstance(wish, Desired):
+            return True, outcome
+        if not wish.attachments and not self._dialogue.knows(uid):
+            return True, Outcome(pod.ref, wish.revision)
+        if outcome is not None and outcome.revision != wish.revision:
+            outcome = None
+        if outcome is not None and outcome.settled:
+            return True, outcome
+        return self._is_overdue(uid), outcome
+
+    def _is_overdue(self, uid: PodUID) -> bool:
+        edited = self._edited.get(uid)
+        return edited is not None and time.monotonic() - edited >= OVERDUE_S
+
+    def _answered(self, uid: PodUID, edited: float | None) -> None:
+        with self._lock:
+            if self._edited.get(uid) == edited:  # else there was another edit meanwhile
+                self._edited.pop(uid, None)
+
+    def _write(self, pod: Pod, news: Report) -> bool:
+        if news.status is None and news.condition is None:
+            return False
+        newer = self._cluster.patch_status(pod, patch.operations(pod, news.status, news.condition))
+        self.pods.refresh(newer)
+        if not _asks_the_same(pod, newer):
+            self._pod_changed(pod, newer)  # the watch will not bring what the answer to our write has shown already
+        if news.event is not None:
+            self._untold[pod.ref.uid] = news.event
+            self._tell(newer)
+        return True
+
+    def _tell(self, pod: Pod) -> None:
+        event = self._untold.get(pod.ref.uid)
+        if event is not None:
+            self._cluster.tell(pod, event)
+            self._untold.pop(pod.ref.uid, None)
+
+    def _read_again(self, pod: Pod) -> None:
+        found = self._cluster.find(pod.ref)
+        if found is None or found.ref.uid != pod.ref.uid:
+            return  # the watch will say so
+        self.pods.refresh(found)
+        if not _asks_the_same(pod, found):
+            self._pod_changed(pod, found)
+
+    # -- what a pass needs to know ----------------------------------------------------------------------------------
+
+    def _wish(self, pod: Pod) -> Wish:
+        def lookup(name: str) -> Network | None:
+            with self._lock:  # before the look: else a network that comes just now finds nobody who waits for it
+                self._named.setdefault(pod.ref.uid, set()).add(name)
+            return self.networks.get(name)
+
+        return desired(pod, lookup, self._policy)
+
+
+def _is_edit(old: Pod | None, new: Pod) -> bool:
+    if old is None:
+        return new.networks is not None and new.condition is None
+    return old.networks != new.networks
+
+
+def _asks_the_same(one: Pod, other: Pod) -> bool:
+    return (one.networks, one.phase, one.deleting, one.sandbox_hint) == (
+        other.networks, other.phase, other.deleting, other.sandbox_hint,
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

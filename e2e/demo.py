@@ -1,0 +1,148 @@
+"""The demo: one real cluster, two pods, one annotation edited, narrated. `python -m e2e.demo [--keep]`.
+
+Outside of a lane it makes one and calls itself inside; with --keep the lane stays up.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from e2e import networks
+from e2e.cluster import Cluster
+from e2e.pods import CONDITION, NETWORKS, STATUS, Api, Pod
+from e2e.product import Product
+
+LANE = "demo"
+
+
+def main() -> int:
+    """Run the demo; the exit status says whether all that it shows was seen."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up and say how to use and stop it")
+    arguments = parser.parse_args()
+    if os.environ.get("HOTNIC_LANE"):
+        Demo(keep=arguments.keep).run()
+        return 0
+    again = [sys.executable, "-m", "e2e.demo", *(["--keep"] if arguments.keep else [])]
+    if not arguments.keep:
+        return subprocess.run([sys.executable, "-m", "e2e.lane", "run", "--", *again], check=False).returncode
+    subprocess.run([sys.executable, "-m", "e2e.lane", "up", "--name", LANE], check=True)
+    return subprocess.run(
+        [sys.executable, "-m", "e2e.lane", "exec", "--name", LANE, "--", *again], check=False
+    ).returncode
+
+
+class Demo:
+    """The story, step by step."""
+
+    def __init__(self, *, keep: bool) -> None:
+        self.cluster = Cluster.from_environment()
+        self.product = Product(self.cluster)
+        self.keep = keep
+
+    def run(self) -> None:
+        started = time.monotonic()
+        say("a real etcd, kube-apiserver, controller manager, scheduler, containerd and kubelet are up",
+            "now hotnic: its manifests are applied, and on the node run the agent (privileged, without API credentials)",
+            "and the node controller (with its ServiceAccount's token, without privileges)")  # fmt: skip
+        self.product.install()
+        self.product.start()
+        pods = self.make_pods()
+        self.plug(pods)
+        self.use(pods)
+        self.unplug(pods[0])
+        say(f"that was all, {time.monotonic() - started:.0f} s after the cluster was up")
+        if self.keep:
+            self.explain()
+        else:
+            self.product.stop()
+
+    def make_pods(self) -> list[Pod]:
+        say("a network called `blue` (a NetworkAttachmentDefinition), and two pods that know nothing of it")
+        namespace = Api(self.cluster).namespace("demo")
+        spec = networks.native("br-blue", mtu=1400, ipam={"type": "host-local", "subnet": "10.42.0.0/24"})
+        show(json.dumps(spec))
+        namespace.network("blue", spec)
+        pods = [namespace.pod("alice"), namespace.pod("bob")]
+        self.kubectl("get", "pods", "-n", "demo")
+        say("alice's annotation before, and her interfaces")
+        show(f"{NETWORKS}: {pods[0].get()['metadata'].get('annotations', {}).get(NETWORKS, '(none)')}")
+        self.kubectl("exec", "-n", "demo", "alice", "--", "ip", "-o", "link")
+        return pods
+
+    def plug(self, pods: list[Pod]) -> None:
+        say("the edit, while both run: one annotation on each")
+        for pod in pods:
+            self.kubectl(
+                "annotate", "pod", pod.name, "-n", "demo", f'{NETWORKS}=[{{"name": "blue", "interface": "net1"}}]'
+            )
+            self.kubectl("wait", f"--for=condition={CONDITION}", f"pod/{pod.name}", "-n", "demo", "--timeout=10s")
+        say("alice now has net1")
+        self.kubectl("exec", "-n", "demo", "alice", "--", "ip", "addr", "show", "dev", "net1")
+        say("and the API says so: status, condition, event")
+        show(json.dumps(pods[0].reported()["net1"], indent=2))
+        show(json.dumps(pods[0].condition()))
+        pods[0].wait_event("AddedInterface")
+        self.kubectl(
+            "get", "events", "-n", "demo", "--field-selector", "involvedObject.name=alice,reason=AddedInterface"
+        )
+
+    def use(self, pods: list[Pod]) -> None:
+        address = pods[1].reported()["net1"]["ips"][0]
+        say(f"alice pings bob over it ({address})")
+        self.kubectl("exec", "-n", "demo", "alice", "--", "ping", "-c", "3", "-I", "net1", address)
+
+    def unplug(self, pod: Pod) -> None:
+        say("how long it takes: 5 times off and on, from the PATCH to what the API shows (median)")
+        times: dict[str, list[float]] = {"off": [], "on": []}
+        for _ in range(5):
+            times["off"].append(timed(pod, "", present=False))
+            times["on"].append(timed(pod, "blue@net1", present=True))
+        for name, values in times.items():
+            show(f"{name:>4}: {sorted(values)[2]:6.1f} ms")
+        say("the unplug: the annotation goes, and so do interface, address and status entry")
+        self.kubectl("annotate", "pod", pod.name, "-n", "demo", f"{NETWORKS}-")
+        pod.wait_ready()
+        self.kubectl("exec", "-n", "demo", "alice", "--", "ip", "-o", "link")
+        show(f"{STATUS}: {json.dumps(pod.status())}")
+
+    def kubectl(self, *arguments: str) -> None:
+        print("    $ kubectl " + " ".join(f"'{one}'" if " " in one else one for one in arguments), flush=True)
+        show(self.cluster.kubectl(*arguments))
+
+    def explain(self) -> None:
+        say("the cluster stays up. To use it:")
+        show(f"{os.path.relpath(sys.executable)} -m e2e.lane exec --name {LANE} -- kubectl get pods -A\n"
+             f"{os.path.relpath(sys.executable)} -m e2e.lane shell --name {LANE}")  # fmt: skip
+        say("to stop it, without a trace:")
+        show(f"{os.path.relpath(sys.executable)} -m e2e.lane down --name {LANE}")
+
+
+def timed(pod: Pod, networks_: Any, *, present: bool) -> float:
+    """Edit, and return the milliseconds until the published status says so."""
+    begun = time.perf_counter()
+    pod.plug(networks_)
+    while ("net1" in pod.reported()) != present:
+        if time.perf_counter() - begun > 10:
+            raise AssertionError(pod.describe())
+    return (time.perf_counter() - begun) * 1000
+
+
+def say(*lines: str) -> None:
+    print(
+        "\n" + "\n".join(f"==> {line}" if number == 0 else f"    {line}" for number, line in enumerate(lines)),
+        flush=True,
+    )
+
+
+def show(text: str) -> None:
+    for line in text.rstrip().splitlines():
+        print(f"      {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""hotnic on the lane's nodes: the two processes of the DaemonSet, with exactly the rights of the manifests.
+
+Rule 1: the controller uses a token of its ServiceAccount, never an administrator's.
+Rule 2: RBAC, namespace, definition of the NetworkAttachmentDefinition and policy come from manifests/, unchanged.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e.cluster import Cluster
+from e2e.node import Node
+from e2e.process import Process
+
+REPOSITORY = Path(__file__).parent.parent
+NAMESPACE = "hotnic-system"
+SERVICE_ACCOUNT = "hotnic"
+METRICS = {"agent": "127.0.0.1:9414", "controller": "127.0.0.1:9415"}
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Product:
+    """What is installed in one cluster, and the processes that run on its nodes."""
+
+    cluster: Cluster
+    agent_arguments: tuple[str, ...] = ()
+    isolation: bool = False
+    agents: dict[str, Process] = field(default_factory=dict)
+    controllers: dict[str, Process] = field(default_factory=dict)
+
+    def install(self) -> None:
+        """Apply the manifests, but for the DaemonSet, whose processes are started here instead."""
+        objects = [one for one in self.manifests() if one["kind"] != "DaemonSet"]
+        self.cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(objects))
+        self.cluster.kubectl(
+            "wait", "--for=condition=Established", "crd/network-attachment-definitions.k8s.cni.cncf.io", "--timeout=30s"
+        )
+        policy = next(one for one in objects if one["kind"] == "ConfigMap")["data"]["policy.yaml"]
+        assert "namespaceIsolation: false" in policy
+        policy = policy.replace("namespaceIsolation: false", f"namespaceIsolation: {str(self.isolation).lower()}")
+        for node in self.cluster.nodes:
+            folder = node.path("/etc/hotnic")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "policy.yaml").write_text(policy)
+            self._install_executable(node)
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Return the objects of the overlay that has everything."""
+        text = self.cluster.kubectl("kustomize", str(REPOSITORY / "manifests/overlays/with-crd"))
+        return [one for one in yaml.safe_load_all(text) if one]
+
+    def start(self) -> None:
+        """Start both processes on every node, and wait until they serve."""
+        for node in self.cluster.nodes:
+            self.start_agent(node)
+            self.start_controller(node)
+
+    def start_agent(self, node: Node) -> Process:
+        """Start the node's agent and wait for its sockets."""
+        arguments = ["--metrics-address", METRICS["agent"], *self.agent_arguments]
+        process = node.popen([str(BIN / "hotnic-agent"), *arguments], log=self.log("agent", node))
+        self.agents[node.name] = process
+        # a predecessor's sockets may still be there: what counts is one that answers
+        self._serves(process, lambda: self.metrics(node, "agent", "/healthz") == "ok\n")
+        return process
+
+    def start_controller(self, node: Node) -> Process:
+        """Start the node's controller and wait until it is ready."""
+        token = self.cluster.token(NAMESPACE, SERVICE_ACCOUNT)
+        arguments = ["node", "--node-name", node.name, "--kubeconfig", str(self.cluster.kubeconfig_for_token(token)),
+                     "--policy", "/etc/hotnic/policy.yaml", "--metrics-address", METRICS["controller"]]  # fmt: skip
+        process = node.popen([str(BIN / "hotnic-controller"), *arguments], log=self.log("controller", node))
+        self.controllers[node.name] = process
+        self._serves(process, lambda: self.metrics(node, "controller", "/readyz") == "ok\n")
+        return process
+
+    def stop(self) -> None:
+        """End everything that runs."""
+        for process in (*self.controllers.values(), *self.agents.values()):
+            process.stop()
+
+    def metrics(self, node: Node, role: str, path: str = "/metrics") -> str:
+        """Return what the process answers over HTTP; empty where it does not."""
+        return node.exec(["busybox", "wget", "-q", "-O", "-", f"http://{METRICS[role]}{path}"], check=False).stdout
+
+    def log(self, role: str, node: Node) -> Path:
+        return self.cluster.state / "log" / f"{node.name}-hotnic-{role}.log"
+
+    def _install_executable(self, node: Node) -> None:
+        target = node.path("/opt/cni/bin/hotnic")
+        temporary = target.with_suffix(".new")
+        temporary.write_bytes((REPOSITORY / "bin/hotnic").read_bytes())
+        temporary.chmod(0o755)
+        os.replace(temporary, target)  # noqa: PTH105 by rename: a runtime may be executing it
+
+    def _serves(self, process: Process, works: Callable[[], bool], timeout: float = 20) -> None:
+        end = time.monotonic() + timeout
+        while not works():
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"does not serve: {process.log}\n{process.output()[-4000:]}")
+            time.sleep(0.05)

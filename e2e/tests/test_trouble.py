@@ -1,0 +1,155 @@
+"""What goes wrong: it is told, it costs nobody else anything, and it heals when its cause is gone."""
+
+import time
+
+import pytest
+
+from e2e import audit, networks
+from e2e.pods import NETWORKS
+
+pytestmark = pytest.mark.lane
+
+
+@pytest.fixture(autouse=True)
+def recorder(node):
+    networks.install_recorder(node)
+    networks.tell_recorder(node, "")
+    yield
+    networks.tell_recorder(node, "")
+
+
+def test_one_works_and_one_fails_until_its_cause_is_gone(ns, node):
+    ns.network("blue", networks.native("br-blue"))
+    ns.network("rec", networks.recorder())
+    networks.tell_recorder(node, "fail")
+    pod = ns.pod("a")
+    pod.plug([{"name": "rec", "interface": "x1"}, {"name": "blue", "interface": "x2"}])
+    pod.wait_event("FailedAddingInterface", "x1", "recorder says no")
+    pod.wait("x2 is published", lambda: "x2" in pod.reported())
+    assert set(pod.reported()) - {"eth0"} == {"x2"}
+    assert set(pod.interfaces()) == {"eth0", "x2"}
+    assert (pod.condition()["status"], "recorder says no" in pod.condition()["message"]) == ("False", True)
+    networks.tell_recorder(node, "")
+    pod.wait_ready("x1", "x2")
+
+
+def test_an_address_that_becomes_free_goes_to_who_waits_for_it(ns, node):
+    conf = networks.reference_bridge("br-one", name=f"one{ns.name[:5]}")
+    conf["ipam"] = {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.66.0.0/29", "rangeStart": "10.66.0.2", "rangeEnd": "10.66.0.2"}]],
+    }
+    ns.network("one", conf)
+    first, second = ns.pod("a"), ns.pod("b")
+    first.plug("one")
+    first.wait_ready("net1")
+    second.plug("one")
+    second.wait_event("FailedAddingInterface", "10.66.0")
+    time.sleep(3)  # let its waiting grow, so that what follows is not its own retry
+    freed = time.monotonic()
+    first.plug("")
+    second.wait_ready("net1")
+    assert time.monotonic() - freed < 2
+
+
+def test_a_network_that_comes_later_is_attached_at_once(ns):
+    pod = ns.pod("a")
+    pod.plug("late")
+    pod.wait("the pod says what it waits for", lambda: "late" in pod.condition().get("message", ""))
+    assert pod.condition()["status"] == "False"
+    ns.network("late", networks.native("br-late"))
+    made = time.monotonic()
+    pod.wait_ready("net1")
+    assert time.monotonic() - made < 2
+
+
+@pytest.mark.parametrize("text", ['[{"name": "blue",, }]', '{"name": "blue"}', "[blue]", '[{"name": "blue"}'])
+def test_a_malformed_annotation_changes_nothing_and_says_where(ns, text):
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a")
+    pod.plug("blue")
+    pod.wait_ready("net1")
+    mac = pod.interfaces()["net1"]
+    pod.plug(text)
+    message = pod.wait_event("InterfaceAddRejected", "annotation")
+    assert any(word in message for word in ("line", "column", "position", "must be"))
+    pod.wait("the condition says so", lambda: pod.condition().get("reason") == "InvalidAnnotation")
+    assert pod.interfaces()["net1"] == mac
+    assert "net1" in pod.reported()
+    pod.plug("blue")
+    pod.wait_ready("net1")
+    assert pod.interfaces()["net1"] == mac
+
+
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+def test_a_network_that_is_changed_before_the_unplug_is_removed_as_it_was_added(ns, node, how):
+    name = f"was{ns.name[:5]}"
+    ns.network("was", networks.reference_bridge("br-was", "10.67.0.0/24", name=name))
+    pod = ns.pod("a")
+    pod.plug("was")
+    pod.wait_ready("net1")
+    assert len(audit.addresses(node, name)) == 1
+    if how == "deleted":
+        ns.drop_network("was")
+    else:
+        ns.network("was", networks.recorder())
+    time.sleep(0.5)
+    assert "net1" in pod.interfaces()
+    pod.plug([])
+    pod.wait_ready()
+    assert set(pod.interfaces()) == {"eth0"}
+    assert audit.addresses(node, name) == set()
+
+
+def test_a_delegate_that_hangs_delays_no_other_and_dies_with_all_its_children(ns, node):
+    ns.network("rec", networks.recorder())
+    ns.network("blue", networks.native("br-blue"))
+    slow, quick = ns.pod("slow"), ns.pod("quick")
+    networks.tell_recorder(node, "hang")
+    slow.plug([{"name": "blue", "interface": "x0"}, {"name": "rec", "interface": "x1"}])
+    slow.wait("the plugin hangs", lambda: "sleep 600" in node.exec(["ps", "ax"]).stdout)
+    begun = time.monotonic()
+    quick.plug("blue")
+    quick.wait_ready("net1")
+    assert time.monotonic() - begun < 2
+    slow.wait("what works is published meanwhile", lambda: "x0" in slow.reported(), timeout=4)
+    slow.wait_event("FailedAddingInterface", "x1", "5 s")
+    networks.tell_recorder(node, "")
+    assert "sleep 600" not in node.exec(["ps", "ax"]).stdout
+    slow.wait_ready("x0", "x1")
+
+
+def test_a_host_network_pod_is_told_and_left_alone(ns, node):
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a", hostNetwork=True)
+    before = node.exec(["ip", "-br", "link"]).stdout
+    pod.plug("blue")
+    pod.wait_event("InterfaceAddRejected", "host")
+    assert pod.condition().get("status") == "False"
+    assert node.exec(["ip", "-br", "link"]).stdout == before
+
+
+def test_a_completed_pod_breaks_nothing(ns, node):
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a", "blue", wait=False, command=["sleep", "2"], restartPolicy="Never")
+    pod.wait("it is over", lambda: pod.get()["status"]["phase"] == "Succeeded")
+    audit.wait_clean(node, {pod.uid})
+    pod.plug("blue,blue")
+    time.sleep(1)
+    audit.wait_clean(node, {pod.uid})
+
+
+def test_a_pod_without_a_sandbox_waits_and_is_served_when_it_has_one(ns, cluster):
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a", "blue", wait=False, volumes=[{"name": "v", "configMap": {"name": "later"}}])
+    pod.wait("the pod says what it waits for", lambda: pod.condition().get("status") == "False")
+    assert "sandbox" in pod.condition()["message"]
+    cluster.kubectl("create", "configmap", "later", "-n", ns.name)
+    pod.wait_ready("net1", timeout=120)
+
+
+def test_a_pod_that_asks_from_the_start_is_served_without_multus(ns):
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a", [{"name": "blue", "interface": "x1"}])
+    assert pod.get()["metadata"]["annotations"][NETWORKS]
+    pod.wait_ready("x1")

@@ -1,0 +1,244 @@
+"""The CNI executable and the agent's server together, on the real kernel: two real halves, no Kubernetes."""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent import cni_server, netns
+from agent.attach import Attachments, Settings
+from agent.calls import Calls
+from agent.device import Native
+from agent.journal import Journal
+from agent.locks import Locks
+from agent.model import Origin
+from agent.netlink import Kernel
+from cni import errors
+
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("node_netns")]
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = {"cniVersion": "1.1.0", "name": "blue", "type": "hotnic", "device": "bridge", "bridge": "br0"}
+
+
+@pytest.fixture(scope="session")
+def executable(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("bin") / "hotnic"
+    subprocess.run([str(ROOT / ".venv/bin/python"), "-m", "cni.build", str(target)], cwd=ROOT, check=True)
+    return target
+
+
+class Agent:
+    """The parts of an agent that serve CNI; can be ended and started again on the same state."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.run_dir, self.waiting = folder, folder / "run", ()
+        self.run_dir.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        self.kernel, self.journal, locks = Kernel(), Journal(self.folder / "state"), Locks()
+        view = netns.View()
+        native = Native(self.kernel, self.ipam, view)
+        settings = Settings((), (), view)
+        self.attachments = Attachments(self.journal, self.kernel, native, self.ipam, settings)
+        calls = Calls(self.journal, native, self.attachments, locks, lambda: self.waiting)
+        self.handle = calls.handle
+        # threads of the server are born in this thread's namespace, the test's own
+        self.server = cni_server.Server(self.run_dir, lambda *call: self.handle(*call))
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.close()
+        self.kernel.close()
+        (self.run_dir / "cni.sock").unlink(missing_ok=True)
+
+    def ipam(self, plugin_type, command, env, config, deadline_s):
+        raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"no plugin {plugin_type!r}")
+
+
+@pytest.fixture
+def agent(tmp_path):
+    started = Agent(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def call(agent, executable, pod_netns):
+    def run(command: str, ifname: str = "net1", *, env: dict[str, str] | None = None, **config):
+        environ = {
+            "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_IFNAME": ifname, "CNI_NETNS": pod_netns,
+            "CNI_PATH": "/nowhere", **(env or {}),
+        }  # fmt: skip
+        stdin = json.dumps({**CONFIG, "runDir": str(agent.run_dir), **config})
+        done = subprocess.run(
+            [executable], env=environ, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, json.loads(done.stdout) if done.stdout.strip() else None
+
+    return run
+
+
+def links(netns_path: str = "") -> set[str]:
+    prefix = ["ip", "netns", "exec", Path(netns_path).name] if netns_path else []
+    run = subprocess.run([*prefix, "ip", "-json", "link"], check=True, capture_output=True, text=True)
+    return {one["ifname"] for one in json.loads(run.stdout)} - {"lo"}
+
+
+def test_add_check_status_delete(call, agent, pod_netns):
+    code, document = call("ADD")
+    assert (code, document["interfaces"][2]["name"]) == (0, "net1")
+    assert document["interfaces"][2]["sandbox"] == pod_netns
+    assert [(str(one.key), one.origin) for one in agent.journal.records()] == [("c1/net1", Origin.RUNTIME)]
+    assert call("CHECK", prevResult=document) == (0, None)
+    assert call("STATUS") == (0, None)
+    for _ in range(2):
+        assert call("DEL", prevResult=document) == (0, None)
+    assert (links(pod_netns), links(), agent.journal.records()) == (set(), {"br0"}, ())
+
+
+def test_a_second_add_is_an_error_and_changes_nothing(call, agent, pod_netns):
+    call("ADD")
+    before = agent.journal.records()
+    code, document = call("ADD")
+    assert (code, document["code"]) == (1, 7)
+    assert (agent.journal.records(), links(pod_netns)) == (before, {"net1"})
+
+
+def test_a_failed_add_leaves_neither_link_nor_record(call, agent, pod_netns):
+    code, document = call("ADD", ipam={"type": "missing"})
+    assert (code, document["code"], document["cniVersion"]) == (1, 50, "1.1.0")
+    assert links(pod_netns) == set()
+
+
+def test_delete_runs_with_the_configuration_of_the_add(call, agent, pod_netns):
+    call("ADD")
+    assert call("DEL", device="nonsense", bridge="a/b") == (0, None)
+    assert (links(pod_netns), agent.journal.records()) == (set(), ())
+
+
+def test_delete_without_a_namespace_removes_everything(call, agent, pod_netns):
+    call("ADD")
+    assert call("DEL", env={"CNI_NETNS": ""}) == (0, None)
+    assert (links(pod_netns), agent.journal.records()) == (set(), ())
+
+
+def test_delete_does_not_touch_another_container_of_the_same_interface_name(call, agent, pod_netns):
+    call("ADD")
+    assert call("DEL", env={"CNI_CONTAINERID": "c2"}) == (0, None)
+    assert links(pod_netns) == {"net1"}
+
+
+def test_a_missing_and_the_nodes_own_namespace_are_refused_with_code_8(call):
+    for path in ("/run/netns/hntest-not-there", "/proc/self/ns/net"):
+        code, document = call("ADD", env={"CNI_NETNS": path})
+        assert (code, document["code"]) == (1, 8)
+    assert links() == set()
+
+
+def test_a_namespace_that_is_a_symbolic_link_is_fine(call, tmp_path, pod_netns):
+    link = tmp_path / "ns"
+    link.symlink_to(pod_netns)
+    code, document = call("ADD", env={"CNI_NETNS": str(link)})
+    assert (code, document["interfaces"][2]["sandbox"]) == (0, str(link))
+
+
+def test_gc_removes_what_is_not_listed_of_this_network_only(call, agent, pod_netns):
+    call("ADD", "n1")
+    call("ADD", "n2")
+    call("ADD", "n3", name="other")
+    assert call("GC", **{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "n2"}]}) == (0, None)
+    assert links(pod_netns) == {"n2", "n3"}
+    code, document = call("GC")
+    assert (code, document["code"], links(pod_netns)) == (1, 7, {"n2", "n3"})
+    assert call("GC", **{"cni.dev/valid-attachments": None}) == (0, None)
+    assert links(pod_netns) == {"n3"}
+
+
+def test_status_says_what_the_agent_waits_for(call, agent):
+    agent.waiting = ("container runtime: connection refused",)
+    code, document = call("STATUS")
+    assert (code, document["code"], "connection refused" in document["msg"]) == (1, 50, True)
+
+
+def test_without_an_agent_add_is_to_be_tried_again_and_delete_is_replayed_later(call, agent, pod_netns):
+    call("ADD")
+    agent.stop()
+    begun = time.monotonic()
+    code, document = call("ADD", "n2")
+    assert (code, document["code"]) == (1, 11)
+    code, document = call("STATUS")
+    assert (code, document["code"]) == (1, 50)
+    assert call("DEL") == (0, None)
+    assert time.monotonic() - begun < 10
+    assert links(pod_netns) == {"net1"}
+    agent.start()
+    end = time.monotonic() + 10
+    while list((agent.run_dir / "tombstones").iterdir()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (links(pod_netns), agent.journal.records()) == (set(), ())
+    assert list((agent.run_dir / "tombstones").iterdir()) == []
+
+
+def test_an_add_whose_caller_is_gone_is_undone(agent, executable, pod_netns):
+    entered, leave = threading.Event(), threading.Event()
+    real = agent.handle
+
+    def slowly(*call):
+        entered.set()
+        leave.wait(10)
+        return real(*call)
+
+    agent.handle = slowly
+    environ = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c1",
+        "CNI_IFNAME": "net1",
+        "CNI_NETNS": pod_netns,
+        "CNI_PATH": "/x",
+    }
+    caller = subprocess.Popen([executable], env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    caller.stdin.write(json.dumps({**CONFIG, "runDir": str(agent.run_dir)}).encode())
+    caller.stdin.close()
+    assert entered.wait(10)
+    caller.kill()
+    caller.wait()
+    leave.set()
+    end = time.monotonic() + 10
+    while (links(pod_netns) or agent.journal.records()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (links(pod_netns), agent.journal.records()) == (set(), ())
+
+
+def test_a_caller_who_is_not_root_is_refused():
+    name = f"\0hotnic-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(name)
+        listener.listen()
+        dial = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({name!r}); s.recv(1)"
+        with subprocess.Popen(["/usr/bin/python3", "-c", dial], user=65534) as stranger:
+            connection, _ = listener.accept()
+            with connection, pytest.raises(PermissionError, match="65534"):
+                cni_server.refuse_strangers(connection)
+            stranger.wait(10)
+
+
+def test_the_socket_is_for_root_only(agent):
+    assert (agent.run_dir / "cni.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_sixteen_at_once_in_one_pod_and_none_left_after(call, agent, pod_netns):
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 used by this test only
+
+    with ThreadPoolExecutor(16) as pool:
+        names = [f"n{number}" for number in range(32)]
+        assert {code for code, _ in pool.map(lambda name: call("ADD", name), names)} == {0}
+        assert links(pod_netns) == set(names)
+        assert {code for code, _ in pool.map(lambda name: call("DEL", name), names)} == {0}
+    assert (links(pod_netns), links(), agent.journal.records()) == (set(), {"br0"}, ())
