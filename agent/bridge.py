@@ -262,7 +262,7 @@ def _with_gateways(addresses: result.Result) -> tuple[result.Route, ...]:
             route.priority,
             route.table,
             route.scope,
-        )  # fmt: skip
+        )
         for route in addresses.routes
     )
 

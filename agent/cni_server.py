@@ -87,7 +87,7 @@ class Server:
             if _hung_up(connection):
                 raise BrokenPipeError("the caller is gone")
             connection.sendall(wire.encode_reply(answer.exit_code, answer.stdout))
-        except OSError as problem:
+        except (OSError, wire.WireError) as problem:
             log.warning("CNI answer not delivered: %s", problem)
             answer.undo()
 

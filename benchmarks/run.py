@@ -113,9 +113,7 @@ def edit_all(namespace: Namespace, pods: list[Pod], text: str, count: int) -> fl
         namespace.name, watch=True, resource_version=version, timeout_seconds=120, _preload_content=False
     )
     begun = time.perf_counter()
-    threads = [
-        threading.Thread(target=lambda part: [pod.plug(text) for pod in part], args=(pods[at::4],)) for at in range(4)
-    ]
+    threads = [threading.Thread(target=plug_all, args=(pods[at::4], text)) for at in range(4)]
     for thread in threads:
         thread.start()
     done: set[str] = set()
@@ -131,6 +129,11 @@ def edit_all(namespace: Namespace, pods: list[Pod], text: str, count: int) -> fl
         thread.join()
     watch.close()
     return took
+
+
+def plug_all(pods: list[Pod], text: str) -> None:
+    for pod in pods:
+        pod.plug(text)
 
 
 class Seen:
@@ -160,11 +163,9 @@ class Seen:
 @contextmanager
 def pod_links(node: Node, pod: Pod) -> Iterator[Seen]:
     """Note the kernel's notifications of links in the pod's namespace."""
-    paths = node.exec(["sh", "-c", "ls /run/netns"]).stdout.split()
     pid = int(
         node.exec(["sh", "-c", f"ctr -n k8s.io tasks ls | grep {sandbox(node, pod)} | awk '{{print $2}}'"]).stdout
     )
-    assert paths
     seen, stop = Seen(), threading.Event()
     with open(node.path(f"/proc/{pid}/ns/net"), "rb") as file:  # noqa: PTH123 a namespace, not a file
         monitor = netns.netlink_socket(file.fileno())
@@ -182,9 +183,8 @@ def pod_links(node: Node, pod: Pod) -> Iterator[Seen]:
 
 
 def sandbox(node: Node, pod: Pod) -> str:
-    found = node.exec(["ctr", "-n", "k8s.io", "containers", "ls", "-q",
-                       f"labels.\"io.kubernetes.pod.uid\"=={pod.uid},labels.\"io.cri-containerd.kind\"==sandbox"])  # fmt: skip
-    return found.stdout.split()[0]
+    selector = f'labels."io.kubernetes.pod.uid"=={pod.uid},labels."io.cri-containerd.kind"==sandbox'
+    return node.exec(["ctr", "-n", "k8s.io", "containers", "ls", "-q", selector]).stdout.strip()
 
 
 @contextmanager

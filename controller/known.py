@@ -45,7 +45,7 @@ class Table(Generic[K, T]):
         new = {self._key(item): item for item in items}
         with self._lock:
             old, self._items = self._items, new.copy()
-        for key in old.keys() | new.keys():
+        for key in {**old, **new}:
             self._changed(old.get(key), new.get(key))
         self.listed_once.set()
 

@@ -6,8 +6,9 @@ Two tasks for each pod, so that a slow API write never delays an edit on its way
 
 Rules
 1. Both start from what is known now, not from what happened: any of them can be repeated at any time.
-2. Only an outcome that answers what is desired now is published, once it is settled. Where an edit stays without
-   such an outcome for OVERDUE_S, what is known is published.
+2. Only an outcome that answers what is desired now is published; one that is not settled yet is sent by the agent
+   only where a pass takes long, so that what works is told meanwhile. Where an edit stays without any such outcome
+   for OVERDUE_S, that is published.
 3. Without the agent nothing is sent. When it is there (again) everything is sent anew: it may have lost something.
 4. Before the agent is told that a pod has ended, the API server confirms it: a list for the wrong node would have
    every interface of this one removed.
@@ -243,9 +244,7 @@ class Reconciler:
             return True, Outcome(pod.ref, wish.revision)
         if outcome is not None and outcome.revision != wish.revision:
             outcome = None
-        if outcome is not None and outcome.settled:
-            return True, outcome
-        return self._is_overdue(uid), outcome
+        return outcome is not None or self._is_overdue(uid), outcome
 
     def _is_overdue(self, uid: PodUID) -> bool:
         edited = self._edited.get(uid)

@@ -9,6 +9,7 @@ Rule 3: only durability is given up (etcd does not fsync): a lane never outlives
 import http.client
 import json
 import ssl
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,10 +159,10 @@ class Api:
         try:
             context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
             context.load_cert_chain(folder / "admin.crt", folder / "admin.key")
-            connection = http.client.HTTPSConnection(SERVICE_IP, 443, timeout=5, context=context)
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            with closing(http.client.HTTPSConnection(SERVICE_IP, 443, timeout=5, context=context)) as connection:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
         except (OSError, http.client.HTTPException):
             return 0, b""
 

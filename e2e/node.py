@@ -80,7 +80,7 @@ class Node:
         argv: Sequence[str],
         *,
         timeout: float = 60,
-        input: str | None = None,
+        input: str | None = None,  # noqa: A002
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the node to its end."""

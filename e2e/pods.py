@@ -32,8 +32,13 @@ class Api:
         return json.loads(answer.data)
 
     def namespace(self, name: str) -> "Namespace":
-        """Make a namespace."""
+        """Make a namespace, and wait until pods can be made in it."""
         self.call("create_namespace", {"metadata": {"name": name}})
+        end = time.monotonic() + 60
+        while not self.call("list_namespaced_service_account", name)["items"]:
+            if time.monotonic() > end:
+                raise AssertionError(f"namespace {name} has no ServiceAccount after a minute")
+            time.sleep(0.05)
         return Namespace(self, name)
 
 
@@ -58,12 +63,13 @@ class Namespace:
 
     def pod(self, name: str, networks: Any = None, *, wait: bool = True, **spec: Any) -> "Pod":
         """Make a pod that sleeps; `networks`: its annotation from the start."""
-        command = spec.pop("command", ["sleep", "3600"])
+        container = {"name": "c", "image": IMAGE, "command": ["sleep", "3600"], "securityContext": _MAY_CONFIGURE}
+        container |= {key: spec.pop(key) for key in ("command", "volumeMounts") if key in spec}
         body = {
             "metadata": {"name": name, "annotations": {} if networks is None else {NETWORKS: as_text(networks)}},
             "spec": {
                 "terminationGracePeriodSeconds": 0,
-                "containers": [{"name": "c", "image": IMAGE, "command": command, "securityContext": _MAY_CONFIGURE}],
+                "containers": [container],
                 **spec,
             },
         }

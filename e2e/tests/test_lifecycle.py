@@ -108,7 +108,7 @@ def test_both_killed_and_the_pod_edited_meanwhile(ns, node, product):
     assert set(pod.interfaces()) == {"eth0", "x2"}
 
 
-def test_an_api_server_that_is_away_for_a_minute_amid_edits_is_caught_up_with(ns, cluster, node):
+def test_an_api_server_that_is_away_for_a_minute_amid_edits_is_caught_up_with(ns, cluster):
     for name in ("blue", "red"):
         ns.network(name, networks.native(f"br-{name}"))
     pods = [ns.pod(f"p{number}") for number in range(4)]
@@ -138,12 +138,9 @@ def test_a_sandbox_that_is_replaced_gets_its_interfaces_again(ns, node):
     pod.plug("blue@x1")
     pod.wait_ready("x1")
     before = pod.interfaces()["x1"]
-    sandbox = node.exec(
-        ["sh", "-c", "ctr -n k8s.io containers ls -q label.io.kubernetes.pod.uid=" + pod.uid], check=False
-    )
-    ids = [one for one in sandbox.stdout.split() if one]
-    for one in ids:
-        node.exec(["ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", "-a", one], check=False)
+    selector = f'labels."io.kubernetes.pod.uid"=={pod.uid},labels."io.cri-containerd.kind"==sandbox'
+    sandbox = node.exec(["ctr", "-n", "k8s.io", "containers", "ls", "-q", selector]).stdout.strip()
+    node.exec(["ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", sandbox])
     pod.wait("the pod has another sandbox", lambda: _mac(pod) not in ("", before), timeout=90)
     pod.wait_ready("x1", timeout=60)
     assert len(audit.host_ends(node)) == 1

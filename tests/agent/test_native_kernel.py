@@ -233,7 +233,7 @@ def test_check_passes_right_after_add_and_names_what_was_broken_since(pod_netns)
     ip("addr", "add", "10.99.0.1/24", "dev", "net1", netns=pod_netns)
     plugin("CHECK", prevResult=previous)
     ip("addr", "del", "10.9.0.5/24", "dev", "net1", netns=pod_netns)
-    with pytest.raises(errors.CNIError, match="10.9.0.5/24 is missing"):
+    with pytest.raises(errors.CNIError, match=r"10\.9\.0\.5/24 is missing"):
         plugin("CHECK", prevResult=previous)
 
 

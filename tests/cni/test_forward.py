@@ -439,8 +439,8 @@ def test_a_refusal_that_nobody_takes_undoes_nothing(executable, agent, verb):
 
 def test_an_undo_whose_agent_is_gone_becomes_a_tombstone(executable, agent):
     def answer(connection):
-        agent.send(REPLY)(connection)
         (agent.run_dir / "cni.sock").unlink()
+        agent.send(REPLY)(connection)
 
     agent.answer = answer
     assert broken_pipe(executable, environ("ADD"), config(agent.run_dir)).returncode != 0

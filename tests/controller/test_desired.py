@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from controller.desired import Desired, Malformed, NotApplicable, desired
+from controller.model import Pod, State
+from controller.policy import Policy
+from tests.controller import build
+
+NETWORKS = {one.key: one for one in (build.network("blue"), build.network("red"), build.network("far", "other"))}
+OPEN = Policy()
+ISOLATED = Policy(isolated=True, global_namespaces=("default",))
+
+
+def wish(text: str | None, policy: Policy = OPEN, **parts: object) -> object:
+    return desired(build.pod(networks=text, **parts), NETWORKS.get, policy)
+
+
+def sent(text: str, policy: Policy = OPEN) -> Desired:
+    found = wish(text, policy)
+    assert isinstance(found, Desired)
+    return found
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", "[]"])
+def test_no_networks_asked_for_is_an_empty_set(text):
+    assert wish(text) == Desired(sent("").revision)
+
+
+def test_elements_are_sent_in_order_with_their_definitions():
+    found = sent("red,blue@net5")
+    assert [json.loads(one.element) for one in found.attachments] == [
+        {"name": "red", "namespace": "ns"},
+        {"name": "blue", "namespace": "ns", "interface": "net5"},
+    ]
+    assert [one.nad_uid for one in found.attachments] == ["uid-red", "uid-blue"]
+    assert [json.loads(one.config)["name"] for one in found.attachments] == ["red", "blue"]
+    assert found.refusals == ()
+
+
+def test_a_missing_network_is_sent_as_a_hold():
+    (one,) = sent("ghost").attachments
+    assert one.hold is not None
+    assert (one.hold.state, one.hold.reason) == (State.PENDING, "NetworkNotFound")
+    assert "ns/ghost" in one.hold.message
+
+
+def test_a_forbidden_namespace_is_held_and_refused():
+    found = sent("other/far,blue", ISOLATED)
+    held, free = found.attachments
+    assert (held.hold and held.hold.state, held.config) == (State.REFUSED, "")
+    assert free.hold is None
+    assert [(one.position, one.network, one.reason) for one in found.refusals] == [
+        (0, "other/far", "NamespaceForbidden")
+    ]
+
+
+@pytest.mark.parametrize("name", ["eth0", "lo", "all", "default"])
+def test_reserved_interface_names_are_refused_and_not_sent(name):
+    found = sent(f"blue@{name},red")
+    assert [json.loads(one.element)["name"] for one in found.attachments] == ["red"]
+    (refusal,) = found.refusals
+    assert (refusal.interface, refusal.reason) == (name, "InterfaceReserved")
+    assert name in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("text", "position", "cause"),
+    [
+        ("blue@net1,red@net1", 1, "asked for by an earlier element"),
+        ("blue@waytoolongforanyname,red", 0, "longer than 15 bytes"),
+        ('[{"name": "blue", "mac": "nonsense"}, {"name": "red"}]', 0, "mac"),
+        ('[{"name": "red"}, {"namespace": "ns"}]', 1, "name is missing"),
+    ],
+)
+def test_a_wrong_element_is_refused_and_the_others_are_sent(text, position, cause):
+    found = sent(text)
+    assert len(found.attachments) == 1
+    (refusal,) = found.refusals
+    assert (refusal.position, refusal.reason) == (position, "InvalidElement")
+    assert f"element {position + 1}" in refusal.message
+    assert cause in refusal.message
+
+
+def test_a_malformed_annotation_says_where():
+    found = wish('[{"name": "blue",}]')
+    assert isinstance(found, Malformed)
+    assert found.position == 17
+    assert "JSON" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"host_network": True}, NotApplicable.HOST_NETWORK),
+        ({"phase": "Succeeded"}, NotApplicable.COMPLETED),
+        ({"phase": "Failed", "deleting": True}, NotApplicable.COMPLETED),
+        ({"deleting": True}, NotApplicable.DELETING),
+        ({"deleting": True, "host_network": True}, NotApplicable.DELETING),
+    ],
+)
+@pytest.mark.parametrize("text", ["blue", '[{"name": "blue"'])
+def test_pods_that_are_not_to_be_changed(parts, why, text):
+    assert wish(text, **parts) is why
+
+
+def test_a_host_network_pod_that_asks_for_nothing_is_no_problem():
+    assert isinstance(wish("", host_network=True), Desired)
+
+
+def test_equal_wishes_have_equal_revisions_however_they_are_written():
+    assert sent("blue@net1").revision == sent('[{"interface": "net1", "name": "blue"}]').revision
+
+
+@pytest.mark.parametrize("text", ["blue@net2", "red@net1", "blue@net1,red", "", "ghost@net1"])
+def test_another_wish_is_another_revision(text):
+    assert sent(text).revision != sent("blue@net1").revision
+
+
+def test_an_edited_network_is_another_revision():
+    pod: Pod = build.pod(networks="blue")
+    newer = desired(pod, lambda _: build.network("blue", version=2), Policy())
+    assert isinstance(newer, Desired)
+    assert newer.revision != sent("blue").revision

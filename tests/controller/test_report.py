@@ -1,0 +1,291 @@
+import json
+
+import pytest
+
+from controller.desired import Attachment, Desired, Hold, Malformed, NotApplicable, Refusal
+from controller.model import Condition, State
+from controller.report import EVENT_BYTES, Report, report
+from tests.controller import build
+from tests.controller.build import attached, entries, lacking, outcome
+
+NOW, BEFORE = "2026-02-02T00:00:00Z", "2026-01-01T00:00:00Z"
+ONE = Desired("r", (Attachment("{}", "{}", "u", "1"),))
+TWO = Desired("r", ONE.attachments * 2)
+NONE = Desired("r")
+PENDING, REFUSED, DETACHING = State.PENDING, State.REFUSED, State.DETACHING
+
+
+def interfaces(text: str | None) -> list[str]:
+    return [entry["interface"] for entry in json.loads(text or "[]")]
+
+
+def told(found: Report) -> tuple[str, str]:
+    assert found.event is not None
+    return found.event.reason, found.event.message
+
+
+# -- what is attached -----------------------------------------------------------------------------------------------
+
+
+def test_an_attached_interface_is_published_made_ready_and_told():
+    found = report(build.pod(networks="blue@net1", status=entries()), ONE, outcome(attached("net1")), NOW)
+    assert interfaces(found.status) == ["eth0", "net1"]
+    assert found.condition == Condition(True, "AllAttached", "attached: 1", NOW)
+    assert told(found) == (
+        "AddedInterface",
+        "pod [ns/p]: added interface net1 to network: blue(ips: [10.9.0.7], mac: 02:00:00:00:00:01)",
+    )
+
+
+def test_all_interfaces_of_an_edit_are_one_report():
+    news = outcome(attached("net1"), attached("net2", "far/red", 1))
+    found = report(build.pod(networks="x"), TWO, news, NOW)
+    assert interfaces(found.status) == ["net1", "net2"]
+    assert told(found)[1] == (
+        "pod [ns/p]: added interface net1 to network: blue(ips: [10.9.0.7], mac: 02:00:00:00:00:01)"
+        "; added interface net2 to network: far/red(ips: [10.9.0.7], mac: 02:00:00:00:00:01)"
+    )
+
+
+def test_what_is_told_already_is_not_told_again():
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1")])
+    assert report(pod, ONE, outcome(attached("net1")), NOW) == Report()
+
+
+def test_what_a_runtime_attached_and_published_is_no_news():
+    found = report(build.pod(status=entries("net1")), ONE, outcome(attached("net1")), NOW)
+    assert (found.status, found.event) == (None, None)
+    assert found.condition is not None
+
+
+def test_another_address_of_the_same_interface_is_told():
+    pod = build.pod(status=entries("net1"))
+    found = report(pod, ONE, outcome(attached("net1", ip="10.9.0.8/24")), NOW)
+    assert told(found)[1].endswith("added interface net1 to network: blue(ips: [10.9.0.8], mac: 02:00:00:00:00:01)")
+
+
+def test_another_network_on_the_same_interface_is_removed_and_added():
+    pod = build.pod(status=entries("net1", network="ns/red"))
+    found = report(pod, ONE, outcome(attached("net1"), released=["net1"]), NOW)
+    reason, message = told(found)
+    assert reason == "AddedInterface"
+    assert message.endswith("; removed interface net1 from network: red")
+
+
+def test_entries_of_others_are_kept_with_keys_and_order():
+    foreign = [{"name": "x", "interface": "net9", "org.foo": {"a": 1}}, {"name": "y"}]
+    found = report(build.pod(status=json.dumps(foreign)), ONE, outcome(attached("net1")), NOW)
+    assert json.loads(found.status or "")[:2] == foreign
+
+
+def test_a_status_that_nobody_can_read_is_replaced():
+    found = report(build.pod(status="{nonsense"), ONE, outcome(attached("net1")), NOW)
+    assert interfaces(found.status) == ["net1"]
+
+
+# -- what is gone ---------------------------------------------------------------------------------------------------
+
+
+def test_a_released_interface_leaves_the_status_and_is_told():
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
+    found = report(pod, NONE, outcome(released=["net1"]), NOW)
+    assert interfaces(found.status) == ["eth0"]
+    assert found.condition == Condition(True, "NoNetworks", "", BEFORE)
+    assert told(found) == ("RemovedInterface", "pod [ns/p]: removed interface net1 from network: blue")
+
+
+def test_a_default_networks_entry_is_never_released():
+    assert report(build.pod(status=entries()), NONE, outcome(released=["eth0"]), NOW) == Report()
+
+
+def test_an_interface_that_does_not_go_stays_published():
+    stuck = lacking(DETACHING, "net1", "DelFailed", "busy", position=-1)
+    found = report(build.pod(status=entries("net1")), NONE, outcome(stuck), NOW)
+    assert found.status is None
+    assert found.condition == Condition(False, "DelFailed", "net1 (ns/blue): DelFailed: busy", NOW)
+    assert told(found) == (
+        "FailedRemovingInterface",
+        "pod [ns/p]: failed removing interface net1 from network: blue: busy",
+    )
+
+
+# -- what is not ready ----------------------------------------------------------------------------------------------
+
+
+def test_one_works_and_one_fails_is_what_the_user_reads():
+    failed = lacking(PENDING, "net2", "AddFailed", "no address left", network="ns/red", position=1)
+    found = report(build.pod(networks="x"), TWO, outcome(attached("net1"), failed), NOW)
+    assert interfaces(found.status) == ["net1"]
+    assert found.condition == Condition(False, "AddFailed", "net2 (ns/red): AddFailed: no address left", NOW)
+    reason, message = told(found)
+    assert reason == "FailedAddingInterface"
+    assert message.startswith("pod [ns/p]: failed adding interface net2 to network: red: no address left; added ")
+
+
+def test_a_retry_that_ends_as_before_writes_nothing():
+    failed = lacking(PENDING, "net1", "AddFailed", "busy", attempts=7)
+    pod = build.pod(conditions=[build.ready("False", "AddFailed", "net1 (ns/blue): AddFailed: busy")])
+    assert report(pod, ONE, outcome(failed), NOW) == Report()
+
+
+def test_only_the_failure_that_is_new_is_told():
+    pod = build.pod(conditions=[build.ready("False", "AddFailed", "net1 (ns/blue): AddFailed: busy", BEFORE)])
+    news = outcome(
+        lacking(PENDING, "net1", "AddFailed", "busy"), lacking(PENDING, "net2", "AddFailed", "no", position=1)
+    )
+    found = report(pod, TWO, news, NOW)
+    assert told(found)[1] == "pod [ns/p]: failed adding interface net2 to network: blue: no"
+    assert found.condition is not None
+    assert found.condition.since == BEFORE
+
+
+def test_a_cause_that_grew_is_news():
+    pod = build.pod(conditions=[build.ready("False", "AddFailed", "net1 (ns/blue): AddFailed: busy (2)")])
+    found = report(pod, ONE, outcome(lacking(PENDING, "net1", "AddFailed", "busy")), NOW)
+    assert told(found)[1].endswith(": busy")
+
+
+def test_healing_is_ready_again():
+    pod = build.pod(conditions=[build.ready("False", "AddFailed", "net1 (ns/blue): AddFailed: busy", BEFORE)])
+    found = report(pod, ONE, outcome(attached("net1")), NOW)
+    assert found.condition == Condition(True, "AllAttached", "attached: 1", NOW)
+
+
+def test_waiting_is_no_failure():
+    waits = lacking(PENDING, "net1", "InProgress", "being attached", attempts=0)
+    found = report(build.pod(), ONE, outcome(waits), NOW)
+    assert found.event is None
+    assert found.condition == Condition(False, "InProgress", "net1 (ns/blue): InProgress: being attached", NOW)
+
+
+def test_a_missing_network_is_told_though_nothing_was_tried():
+    held = Desired("r", (Attachment("{}", "", "", "", Hold(PENDING, "NetworkNotFound", "not there")),))
+    waits = lacking(PENDING, "net1", "NetworkNotFound", "not there", attempts=0)
+    reason, message = told(report(build.pod(), held, outcome(waits), NOW))
+    assert reason == "FailedAddingInterface"
+    assert message.endswith("failed adding interface net1 to network: blue: not there")
+
+
+def test_what_the_agent_refuses_is_rejected():
+    refused = lacking(REFUSED, "net1", "CapabilityMissing", "no plugin takes ips")
+    found = report(build.pod(), ONE, outcome(refused), NOW)
+    assert told(found) == (
+        "InterfaceAddRejected",
+        "pod [ns/p]: will not add interface net1 to network: blue: no plugin takes ips",
+    )
+    assert found.condition is not None
+    assert found.condition.reason == "CapabilityMissing"
+
+
+def test_the_gravest_lack_names_the_condition_and_the_event():
+    news = outcome(
+        lacking(PENDING, "net1", "AddFailed", "busy"),
+        lacking(REFUSED, "net2", "Wrong", "as asked", position=1),
+        lacking(DETACHING, "net3", "DelFailed", "stuck", position=-1),
+        attached("net4", position=2),
+    )
+    found = report(build.pod(), TWO, news, NOW)
+    assert found.condition is not None
+    assert found.condition.reason == "Wrong"
+    assert [part.split(" interface")[0] for part in told(found)[1].split(": ", 1)[1].split("; ")] == [
+        "will not add",
+        "failed adding",
+        "failed removing",
+        "added",
+    ]
+
+
+# -- refusals of our own --------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_of_ours_is_told_beside_what_was_attached():
+    wish = Desired("r", ONE.attachments, (Refusal(1, "ns/red", "eth0", "InterfaceReserved", "is the pod's own"),))
+    found = report(build.pod(), wish, outcome(attached("net1")), NOW)
+    assert interfaces(found.status) == ["net1"]
+    assert found.condition == Condition(
+        False, "InterfaceReserved", "eth0 (ns/red): InterfaceReserved: is the pod's own", NOW
+    )
+    assert told(found)[0] == "InterfaceAddRejected"
+    assert "will not add interface eth0 to network: red: is the pod's own" in told(found)[1]
+
+
+def test_an_element_without_any_name_is_told_by_its_place():
+    wish = Desired("r", (), (Refusal(2, "", "", "InvalidElement", "element 3: name is missing"),))
+    found = report(build.pod(), wish, outcome(), NOW)
+    assert found.condition is not None
+    assert found.condition.message == "element 3: InvalidElement: element 3: name is missing"
+    assert told(found)[1] == "pod [ns/p]: will not add interface: element 3: name is missing"
+
+
+def test_a_forbidden_network_that_is_attached_stays_published_and_is_refused_once():
+    hold = Hold(REFUSED, "NamespaceForbidden", "policy")
+    wish = Desired(
+        "r", (Attachment("{}", "", "", "", hold),), (Refusal(0, "ns/blue", "net1", "NamespaceForbidden", "policy"),)
+    )
+    for one in (attached("net1"), lacking(REFUSED, "net1", "NamespaceForbidden", "policy", attempts=0)):
+        found = report(build.pod(status=entries("net1")), wish, outcome(one), NOW)
+        assert found.status is None
+        assert found.condition is not None
+        assert found.condition.message == "net1 (ns/blue): NamespaceForbidden: policy"
+
+
+# -- pods that are not changed ----------------------------------------------------------------------------------------
+
+
+def test_a_malformed_annotation_is_told_with_its_place_once():
+    pod = build.pod(status=entries("net1"), networks="[")
+    found = report(pod, Malformed(17, "not JSON"), outcome(attached("net1")), NOW)
+    assert found.status is None
+    assert found.condition is not None
+    assert (found.condition.ready, found.condition.reason) == (False, "InvalidAnnotation")
+    assert told(found)[0] == "InterfaceAddRejected"
+    assert "position 17: not JSON" in told(found)[1]
+    condition = build.ready("False", "InvalidAnnotation", found.condition.message)
+    again = build.pod(status=entries("net1"), networks="[", conditions=[condition])
+    assert report(again, Malformed(17, "not JSON"), outcome(attached("net1")), NOW) == Report()
+
+
+def test_a_host_network_pod_is_told_once():
+    found = report(build.pod(), NotApplicable.HOST_NETWORK, None, NOW)
+    assert told(found) == ("InterfaceAddRejected", "pod [ns/p]: will not add interface to host networked pod")
+    assert found.condition is not None
+    condition = build.ready("False", found.condition.reason, found.condition.message)
+    assert report(build.pod(conditions=[condition]), NotApplicable.HOST_NETWORK, None, NOW) == Report()
+
+
+@pytest.mark.parametrize("why", [NotApplicable.COMPLETED, NotApplicable.DELETING])
+def test_nothing_is_written_about_a_pod_that_ends(why):
+    assert report(build.pod(status=entries("net1")), why, outcome(released=["net1"]), NOW) == Report()
+
+
+def test_a_pod_that_never_asked_gets_no_condition():
+    assert report(build.pod(), NONE, outcome(), NOW) == Report()
+
+
+def test_a_pod_that_is_being_started_is_not_told_that_it_waits():
+    waits = lacking(PENDING, "", "NoSandbox", "no sandbox yet", attempts=0)
+    assert report(build.pod(), ONE, outcome(waits, sandbox=""), NOW) == Report()
+
+
+def test_a_pod_that_lost_its_sandbox_is_not_ready():
+    waits = lacking(PENDING, "net1", "NoSandbox", "no sandbox yet", attempts=0)
+    pod = build.pod(conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
+    found = report(pod, ONE, outcome(waits, sandbox=""), NOW)
+    assert found.condition == Condition(False, "NoSandbox", "net1 (ns/blue): NoSandbox: no sandbox yet", NOW)
+    assert found.event is None
+
+
+def test_an_edit_without_an_answer_is_not_ready():
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1")])
+    found = report(pod, ONE, None, NOW)
+    assert found.status is None
+    assert found.condition == Condition(False, "NoAnswer", "the node agent has not answered yet", NOW)
+
+
+def test_texts_are_cut_between_characters():
+    news = outcome(lacking(REFUSED, "net1", "Wrong", "ä" * 5000))
+    found = report(build.pod(), ONE, news, NOW)
+    assert len(told(found)[1].encode()) <= EVENT_BYTES
+    assert told(found)[1].endswith("ä…")
+    assert found.condition is not None
+    assert len(found.condition.message.encode()) <= 4096
