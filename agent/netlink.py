@@ -162,18 +162,9 @@ def _get(where: rtnl.Socket, name: str) -> Link | None:
             raise
 
 
-def _link(message: Any) -> Link:
-    attributes = rtnl.attributes(message)
-    info = rtnl.attributes(attributes.get("IFLA_LINKINFO"))
-    return Link(
-        index=message["index"],
-        name=attributes.get("IFLA_IFNAME", ""),
-        kind=info.get("IFLA_INFO_KIND", ""),
-        mac=attributes.get("IFLA_ADDRESS", ""),
-        mtu=attributes.get("IFLA_MTU", 0),
-        up=bool(message["flags"] & 1),
-        master=attributes.get("IFLA_MASTER", 0),
-    )
+def _link(message: rtnl.LinkMessage) -> Link:
+    up = bool(message.flags & 1)
+    return Link(message.index, message.name, message.kind, message.mac, message.mtu, up, message.master)
 
 
 def _index(where: rtnl.Socket, name: str) -> int:

@@ -71,6 +71,7 @@ class Follower(Generic[T]):
         self._sink = sink
         self._restarted = restarted
         self._version = ""  # to go on from; "": list first
+        self._is_known = True
         self._backoff = watch.Backoff(FIRST_RETRY_S, LAST_RETRY_S, random.random)
 
     def run(self, stop: threading.Event) -> None:
@@ -92,8 +93,10 @@ class Follower(Generic[T]):
         except watch.Expired as problem:
             log.info("%s: too far behind, will be listed again: %s", path, problem)
             self._version = ""
-        except Unknown:
-            self._version = ""
+        except Unknown as problem:
+            if self._is_known:
+                log.warning("%s; there are none until it exists", problem)
+            self._version, self._is_known = "", False
             self._sink.list(())
         except Unavailable as problem:
             log.warning("%s", problem)
@@ -107,7 +110,7 @@ class Follower(Generic[T]):
     def _list(self) -> None:
         documents, version = self._source.list(self._resource.path, self._resource.selector)
         self._sink.list([self._resource.read(document) for document in documents])
-        self._version = version
+        self._version, self._is_known = version, True
 
     def _watch(self) -> None:
         for change in self._source.watch(self._resource.path, self._resource.selector, self._version):

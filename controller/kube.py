@@ -18,6 +18,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -123,6 +124,7 @@ class Kube:
     def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, read_s: float) -> Any:
         """Return the response, whose body is not read yet."""
         timeout = urllib3.Timeout(connect=CONNECT_S, read=read_s)
+        what = f"API server: {method} {path.partition('?')[0]}"
         try:
             response = self._pool.urlopen(
                 method, self._settings.host + path, body=body, headers={**self._headers(), **headers},
@@ -130,9 +132,9 @@ class Kube:
             )  # fmt: skip
             if response.status < 400:
                 return response
-            answer = f"API server: {method} {path}: {response.status} {_message(response.data)}"
+            answer = f"{what}: {response.status} {_message(response.data)}"
         except (urllib3.exceptions.HTTPError, OSError, config.ConfigException) as failure:
-            raise Unavailable(f"API server: {method} {path}: {failure}") from None
+            raise Unavailable(f"{what}: {failure}") from None
         raise _error(response.status, answer)
 
     def _headers(self) -> dict[str, str]:
@@ -147,7 +149,8 @@ class Kube:
         items: list[Mapping[str, Any]] = []
         query = {"limit": str(PAGE), "fieldSelector": selector}
         while True:
-            page = self._listed(f"{path}?{urlencode(query)}")
+            with _kind_exists():
+                page = self._call("GET", f"{path}?{urlencode(query)}")
             items += page["items"]
             if not page["metadata"].get("continue"):
                 return items, page["metadata"]["resourceVersion"]
@@ -162,17 +165,20 @@ class Kube:
             "timeoutSeconds": str(WATCH_S),
             "fieldSelector": selector,
         }
-        response = self._request("GET", f"{path}?{urlencode(query)}", {}, None, WATCH_S + 30.0)
+        with _kind_exists():
+            response = self._request("GET", f"{path}?{urlencode(query)}", {}, None, WATCH_S + 30.0)
         try:
             yield from watch.changes(_chunks(response, path))
         finally:
             response.close()
 
-    def _listed(self, path: str) -> Mapping[str, Any]:
-        try:
-            return self._call("GET", path)
-        except Gone as problem:
-            raise follow.Unknown(str(problem)) from None
+
+@contextmanager
+def _kind_exists() -> Iterator[None]:
+    try:
+        yield
+    except Gone as problem:
+        raise follow.Unknown(str(problem)) from None
 
 
 def _chunks(response: Any, path: str) -> Iterator[bytes]:

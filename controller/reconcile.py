@@ -12,7 +12,8 @@ Rules
 3. Without the agent nothing is sent. When it is there (again) everything is sent anew: it may have lost something.
 4. Before the agent is told that a pod has ended, the API server confirms it: a list for the wrong node would have
    every interface of this one removed.
-5. The event comes after the patch: whoever crashes in between tells nothing twice.
+5. The event comes after the patch: whoever crashes in between tells nothing twice. Where it is not known whether a
+   patch was made, the pod shows it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from controller import patch
 from controller.desired import Desired, NotApplicable, Wish, desired
@@ -85,7 +86,12 @@ class Task(enum.Enum):
     PUBLISH = "publish"
 
 
-Key = tuple[Task, PodUID]
+class Key(NamedTuple):
+    task: Task
+    uid: PodUID
+
+    def __str__(self) -> str:
+        return f"{self.task.value} pod {self.uid}"
 
 
 class Reconciler:
@@ -104,6 +110,7 @@ class Reconciler:
         self._lock = threading.Lock()
         self._named: dict[PodUID, set[str]] = {}  # the networks that a pod's annotation ever named
         self._edited: dict[PodUID, float] = {}  # edits without an answer, since when
+        self._doubtful: dict[PodUID, Report] = {}  # patches without an answer
         self._untold: dict[PodUID, Event] = {}
 
     def waiting_for(self) -> tuple[str, ...]:
@@ -140,7 +147,7 @@ class Reconciler:
         if new is not None and _is_edit(old, new):
             with self._lock:
                 self._edited[uid] = time.monotonic()
-            self.workers.touch_after((Task.PUBLISH, uid), OVERDUE_S)
+            self.workers.touch_after(Key(Task.PUBLISH, uid), OVERDUE_S)
         if new is None or new.networks is not None or new.condition is not None or self._dialogue.knows(uid):
             self._touch(Task.APPLY, uid)
 
@@ -154,7 +161,7 @@ class Reconciler:
             self._touch(Task.APPLY, uid)
 
     def _touch(self, task: Task, uid: PodUID) -> None:
-        self.workers.touch((task, uid))
+        self.workers.touch(Key(task, uid))
 
     # -- passes -----------------------------------------------------------------------------------------------------
 
@@ -195,7 +202,7 @@ class Reconciler:
     def _end(self, uid: PodUID) -> None:
         """Have the agent detach everything of a pod that is gone (rule 4)."""
         with self._lock:
-            for memory in (self._named, self._edited, self._untold):
+            for memory in (self._named, self._edited, self._doubtful, self._untold):
                 memory.pop(uid, None)
         ref = self._dialogue.ref(uid)
         if ref is None or not self._dialogue.is_connected or self._dialogue.is_sent(Letter(ref, ENDED)):
@@ -214,7 +221,7 @@ class Reconciler:
             pod = self.pods.get(uid)
             if pod is None:
                 return
-            self._tell(pod)
+            self._tell(pod, self._doubtful.get(uid))
             wish = self._wish(pod)
             is_due, outcome = self._answer(pod, wish)
             if not is_due:
@@ -258,20 +265,28 @@ class Reconciler:
     def _write(self, pod: Pod, news: Report) -> bool:
         if news.status is None and news.condition is None:
             return False
-        newer = self._cluster.patch_status(pod, patch.operations(pod, news.status, news.condition))
+        try:
+            newer = self._cluster.patch_status(pod, patch.operations(pod, news.status, news.condition))
+        except Unavailable:
+            self._doubtful[pod.ref.uid] = news
+            raise
         self.pods.refresh(newer)
         if not _asks_the_same(pod, newer):
             self._pod_changed(pod, newer)  # the watch will not bring what the answer to our write has shown already
-        if news.event is not None:
-            self._untold[pod.ref.uid] = news.event
-            self._tell(newer)
+        self._tell(newer, news)
         return True
 
-    def _tell(self, pod: Pod) -> None:
-        event = self._untold.get(pod.ref.uid)
+    def _tell(self, pod: Pod, written: Report | None) -> None:
+        """Tell the event of what was written, if the pod shows that it was, and what could not be told before."""
+        uid = pod.ref.uid
+        if written is not None and written.is_shown_by(pod):
+            self._doubtful.pop(uid, None)
+            if written.event is not None:
+                self._untold[uid] = written.event
+        event = self._untold.get(uid)
         if event is not None:
             self._cluster.tell(pod, event)
-            self._untold.pop(pod.ref.uid, None)
+            self._untold.pop(uid, None)
 
     def _read_again(self, pod: Pod) -> None:
         found = self._cluster.find(pod.ref)

@@ -45,6 +45,10 @@ class Report:
     condition: Condition | None = None
     event: Event | None = None
 
+    def is_shown_by(self, pod: Pod) -> bool:
+        """Whether the pod is as one on which this was written."""
+        return self.status in {None, pod.network_status} and self.condition in {None, pod.condition}
+
 
 @dataclass(frozen=True, slots=True)
 class _Clause:

@@ -29,6 +29,7 @@ class FakeCluster:
         self.lags = False
         self.is_down = False
         self.refuses_events = False
+        self.loses_answers = 0  # to patches that are made all the same
         self.before_patch: Callable[[], None] = lambda: None
         self.writes: list[str] = []
         self.events: list[Event] = []
@@ -49,7 +50,11 @@ class FakeCluster:
                 raise Gone(pod.ref.name)
             document = patched(self._documents[pod.ref.name], operations)
             self.writes.append("status")
-            return self._put(document)
+            pod = self._put(document)
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise Unavailable("API server: connection reset")
+        return pod
 
     def tell(self, pod: Pod, event: Event) -> None:
         self._check()

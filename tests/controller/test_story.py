@@ -437,6 +437,23 @@ def test_an_event_that_could_not_be_told_is_told_later_and_once(story):
     assert story.cluster.writes == ["status", "event"]
 
 
+@pytest.mark.parametrize("lags", [False, True])
+def test_a_patch_whose_answer_was_lost_is_told_all_the_same_and_once(story, lags):
+    story.cluster.annotate("p", networks="blue@net1")
+    until(lambda: story.events() == ["AddedInterface"])
+    story.rest()
+    story.cluster.loses_answers = 1
+    story.agent.is_silent = True
+    story.cluster.annotate("p", networks="")
+    until(lambda: story.agent.requests("uid-p")[-1].revision != story.agent.requests("uid-p")[0].revision)
+    story.cluster.lags = lags
+    story.agent.settle("uid-p")
+    until(lambda: story.events() == ["AddedInterface", "RemovedInterface"])
+    story.cluster.catch_up()
+    story.rest()
+    assert story.cluster.writes == ["status", "event"] * 2
+
+
 # -- other writers ----------------------------------------------------------------------------------------------------
 
 
