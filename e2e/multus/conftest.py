@@ -24,13 +24,14 @@ def product(cluster: Cluster) -> Iterator[Product]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def multus(cluster: Cluster, product: Product, api: Api, node: Node) -> Multus:
+def multus(cluster: Cluster, product: Product, api: Api, node: Node) -> Iterator[Multus]:
     """Multus, installed and running, and every new pod's network is its business."""
     multus = Multus(cluster)
     multus.install()
     multus.start(node)
     _wait_until_taken(api)
-    return multus
+    yield multus
+    multus.kill(node)
 
 
 @pytest.fixture(autouse=True)
