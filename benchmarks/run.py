@@ -10,23 +10,19 @@ this size; they were measured once, elsewhere, and are printed as such. These ma
 import argparse
 import json
 import os
-import select
-import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from agent import netns
 from e2e import networks
 from e2e.cluster import Cluster
 from e2e.node import Node
 from e2e.pods import STATUS, Api, Namespace, Pod
 from e2e.process import Process
 from e2e.product import Product
+from e2e.timeline import lines, pod_links, published
 
 INCUMBENT = {"plug link": 17.9, "plug status": 601.0, "rate": 5.0}
 AIM = {"plug link": 10.0, "plug status": 25.0, "rate": 150.0}
@@ -63,7 +59,7 @@ def one_interface(namespace: Namespace, node: Node, rounds: int, processes: dict
     time.sleep(6)  # the agent's sweep has seen the sandbox, as it has of any pod that is older than that
     used = cpu(processes)
     figures: dict[str, list[float]] = {}
-    with pod_links(node, pod) as links, published(pod) as status:
+    with pod_links(node, pod, "net1") as links, published(pod, "net1") as status:
         for _ in range(rounds):
             for verb, text in (("plug", "blue0@net1"), ("unplug", "")):
                 present = verb == "plug"
@@ -86,7 +82,7 @@ def one_interface(namespace: Namespace, node: Node, rounds: int, processes: dict
 def burst(namespace: Namespace, processes: dict[str, Process]) -> None:
     pods = [namespace.pod(f"p{number}", wait=False) for number in range(PODS)]
     for pod in pods:
-        pod.wait("it runs", lambda pod=pod: pod.get()["status"]["phase"] == "Running", timeout=120)
+        pod.wait_running(120)
     time.sleep(6)
     rates = []
     used = cpu(processes)
@@ -134,99 +130,6 @@ def edit_all(namespace: Namespace, pods: list[Pod], text: str, count: int) -> fl
 def plug_all(pods: list[Pod], text: str) -> None:
     for pod in pods:
         pod.plug(text)
-
-
-class Seen:
-    """When a name came and went, as a thread notes it."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._events: list[tuple[float, str, bool]] = []
-
-    def note(self, name: str, *, present: bool) -> None:
-        with self._changed:
-            self._events.append((time.perf_counter(), name, present))
-            self._changed.notify_all()
-
-    def wait(self, name: str, since: float, *, present: bool) -> float:
-        """Return the milliseconds from `since` until the first such event after it."""
-
-        def found() -> float | None:
-            return next((at for at, who, how in self._events if at > since and (who, how) == (name, present)), None)
-
-        with self._changed:
-            if not self._changed.wait_for(lambda: found() is not None, 10):
-                raise TimeoutError(f"{name} present={present}")
-            return (float(found() or 0) - since) * 1000
-
-
-@contextmanager
-def pod_links(node: Node, pod: Pod) -> Iterator[Seen]:
-    """Note the kernel's notifications of links in the pod's namespace."""
-    pid = int(
-        node.exec(["sh", "-c", f"ctr -n k8s.io tasks ls | grep {sandbox(node, pod)} | awk '{{print $2}}'"]).stdout
-    )
-    seen, stop = Seen(), threading.Event()
-    with open(node.path(f"/proc/{pid}/ns/net"), "rb") as file:  # noqa: PTH123 a namespace, not a file
-        monitor = netns.netlink_socket(file.fileno())
-    monitor.bind((0, 1))  # RTMGRP_LINK
-
-    def run() -> None:
-        while not stop.is_set():
-            if select.select([monitor], [], [], 0.2)[0]:
-                data = monitor.recv(1 << 16)
-                kind = int.from_bytes(data[4:6], sys.byteorder)
-                if kind in (16, 17) and b"net1\0" in data:
-                    seen.note("net1", present=kind == 16)
-
-    yield from watching(seen, run, stop, monitor)
-
-
-def sandbox(node: Node, pod: Pod) -> str:
-    selector = f'labels."io.kubernetes.pod.uid"=={pod.uid},labels."io.cri-containerd.kind"==sandbox'
-    return node.exec(["ctr", "-n", "k8s.io", "containers", "ls", "-q", selector]).stdout.strip()
-
-
-@contextmanager
-def published(pod: Pod) -> Iterator[Seen]:
-    """Note when the published status gains and loses net1, from a watch on the pod."""
-    seen, stop = Seen(), threading.Event()
-    core = pod.namespace.api.core
-    response = core.list_namespaced_pod(pod.namespace.name, watch=True, field_selector=f"metadata.name={pod.name}",
-                                        timeout_seconds=600, _preload_content=False)  # fmt: skip
-
-    def run() -> None:
-        before = False
-        for line in lines(response):
-            text = json.loads(line)["object"]["metadata"].get("annotations", {}).get(STATUS) or "[]"
-            now = any(entry.get("interface") == "net1" for entry in json.loads(text))
-            if now != before:
-                seen.note("net1", present=now)
-            before = now
-            if stop.is_set():
-                return
-
-    yield from watching(seen, run, stop, response)
-
-
-def watching(seen: Seen, run: object, stop: threading.Event, source: object) -> Iterator[Seen]:
-    thread = threading.Thread(target=run, daemon=True)  # type: ignore[arg-type]
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        if isinstance(source, socket.socket):
-            thread.join()
-            source.close()
-
-
-def lines(response: object) -> Iterator[str]:
-    """Yield the lines of a watch as they come."""
-    rest = b""
-    for chunk in response.stream(amt=None, decode_content=False):  # type: ignore[attr-defined]
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode() for line in whole if line)
 
 
 def cpu(processes: dict[str, Process]) -> dict[str, float]:

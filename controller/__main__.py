@@ -53,7 +53,7 @@ class Node:
         ]
         self._reconciler = reconciler
         if arguments.metrics_address:
-            metrics.QUEUE.set_function(reconciler.workers.depth)
+            metrics.QUEUE.set_function(reconciler.depth)
             metrics.serve(arguments.metrics_address, self._dead, reconciler.waiting_for)
 
     def run(self) -> None:
@@ -62,15 +62,14 @@ class Node:
             signal.signal(number, lambda *_: self._stop.set())
         for thread in self._threads:
             thread.start()
-        # a pod that is looked at before the networks are known would be told that they do not exist
         while not self._is_listed() and not self._stop.wait(0.02):
             pass
         if not self._stop.is_set():
-            self._reconciler.workers.start()
+            self._reconciler.start()
             log.info("serving the pods of node %s", self._name)
         self._stop.wait()
         log.info("stopping: what is under way is finished")
-        self._reconciler.workers.close(STOP_S)
+        self._reconciler.close(STOP_S)
         self._agents.close()
 
     def _is_listed(self) -> bool:
@@ -78,7 +77,7 @@ class Node:
 
     def _dead(self) -> tuple[str, ...]:
         dead = [f"thread {thread.name} died" for thread in self._threads if thread.ident and not thread.is_alive()]
-        return (*dead, *self._reconciler.workers.dead())
+        return (*dead, *self._reconciler.dead())
 
     @staticmethod
     def _thread(name: str, run: Callable[[], None]) -> threading.Thread:

@@ -207,7 +207,7 @@ def _message(body: bytes) -> str:
     try:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return body[:200].decode(errors="replace").strip()
 
 
 def _pod_path(ref: PodRef) -> str:

@@ -1,8 +1,8 @@
-"""One pass over a pod: what should it have, does the agent know, is the user told.
+"""Passes over a pod: what should it have, does the agent know, is the user told.
 
-Two tasks for each pod, so that a slow API write never delays an edit on its way to the agent:
-    APPLY    pod and networks -> desired set -> agent
-    PUBLISH  pod and the agent's outcome -> network-status, condition, event
+Two kinds, each with its own threads, so that slow writes to the API never delay an edit on its way to the agent:
+    apply    pod and networks -> desired set -> agent
+    publish  pod and the agent's outcome -> network-status, condition, event
 
 Rules
 1. Both start from what is known now, not from what happened: any of them can be repeated at any time.
@@ -18,13 +18,12 @@ Rules
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from controller import patch
 from controller.desired import Desired, NotApplicable, Wish, desired
@@ -81,19 +80,6 @@ class Meter(Protocol):
     def published(self, seconds: float) -> None: ...
 
 
-class Task(enum.Enum):
-    APPLY = "apply"
-    PUBLISH = "publish"
-
-
-class Key(NamedTuple):
-    task: Task
-    uid: PodUID
-
-    def __str__(self) -> str:
-        return f"{self.task.value} pod {self.uid}"
-
-
 class Reconciler:
     """Owns what is known, and the passes over it."""
 
@@ -103,7 +89,8 @@ class Reconciler:
         self._agent = agent
         self._policy = policy
         self._meter = meter
-        self.workers: Workers[Key] = Workers(self._work)
+        self._appliers: Workers[PodUID] = Workers("apply", self._apply)
+        self._publishers: Workers[PodUID] = Workers("publish", self._publish)
         self.pods: Table[PodUID, Pod] = Table(lambda pod: pod.ref.uid, self._pod_changed)
         self.networks: Table[str, Network] = Table(lambda network: network.key, self._network_changed)
         self._dialogue = Dialogue()
@@ -112,6 +99,24 @@ class Reconciler:
         self._edited: dict[PodUID, float] = {}  # edits without an answer, since when
         self._doubtful: dict[PodUID, Report] = {}  # patches without an answer
         self._untold: dict[PodUID, Event] = {}
+
+    def start(self) -> None:
+        """Start the passes. Pods and networks must be listed: one that is not known yet would be told to be missing."""
+        self._appliers.start()
+        self._publishers.start()
+
+    def close(self, seconds: float) -> None:
+        """Start no more passes; wait at most so long for those under way."""
+        for workers in (self._appliers, self._publishers):
+            workers.close(seconds / 2)
+
+    def depth(self) -> int:
+        """Return how many passes wait for a thread."""
+        return self._appliers.depth() + self._publishers.depth()
+
+    def dead(self) -> tuple[str, ...]:
+        """Return which threads died; none should."""
+        return (*self._appliers.dead(), *self._publishers.dead())
 
     def waiting_for(self) -> tuple[str, ...]:
         """Return what is missing before all pods of the node are served."""
@@ -127,13 +132,13 @@ class Reconciler:
     def synced(self, outcomes: Iterable[Outcome]) -> None:
         """Take over everything that the agent knows; it is connected from now on."""
         for uid in {*self._dialogue.synced(outcomes), *self.pods.keys()}:
-            self._touch(Task.APPLY, uid)
+            self._appliers.touch(uid)
 
     def told(self, outcome: Outcome) -> None:
         """Take over one pod's outcome."""
         uid = outcome.pod.uid
         self._dialogue.told(outcome)
-        self._touch(Task.APPLY if self.pods.get(uid) is None else Task.PUBLISH, uid)
+        (self._appliers if self.pods.get(uid) is None else self._publishers).touch(uid)
 
     def lost(self) -> None:
         """Take note that the agent does not answer."""
@@ -147,9 +152,9 @@ class Reconciler:
         if new is not None and _is_edit(old, new):
             with self._lock:
                 self._edited[uid] = time.monotonic()
-            self.workers.touch_after(Key(Task.PUBLISH, uid), OVERDUE_S)
+            self._publishers.touch_after(uid, OVERDUE_S)
         if new is None or new.networks is not None or new.condition is not None or self._dialogue.knows(uid):
-            self._touch(Task.APPLY, uid)
+            self._appliers.touch(uid)
 
     def _network_changed(self, old: Network | None, new: Network | None) -> None:
         network = new or old
@@ -158,26 +163,16 @@ class Reconciler:
         with self._lock:
             concerned = [uid for uid, named in self._named.items() if network.key in named]
         for uid in concerned:
-            self._touch(Task.APPLY, uid)
-
-    def _touch(self, task: Task, uid: PodUID) -> None:
-        self.workers.touch(Key(task, uid))
+            self._appliers.touch(uid)
 
     # -- passes -----------------------------------------------------------------------------------------------------
-
-    def _work(self, key: Key, since: float) -> None:
-        match key:
-            case Task.APPLY, uid:
-                self._apply(uid, since)
-            case Task.PUBLISH, uid:
-                self._publish(uid, since)
 
     def _apply(self, uid: PodUID, since: float) -> None:
         pod = self.pods.get(uid)
         if pod is None:
             self._end(uid)
         elif not (self._dialogue.is_connected and self._send(pod, self._wish(pod), since)):
-            self._touch(Task.PUBLISH, uid)
+            self._publishers.touch(uid)
 
     def _send(self, pod: Pod, wish: Wish, since: float) -> bool:
         """Send what the agent has not got yet; return whether there was anything."""

@@ -30,7 +30,8 @@ class Unavailable(Exception):
 class Workers(Generic[K]):
     """Runs `work(key, since)` for the keys that are touched, on `count` threads."""
 
-    def __init__(self, work: Callable[[K, float], None], count: int = 8) -> None:
+    def __init__(self, name: str, work: Callable[[K, float], None], count: int = 8) -> None:
+        self._name = name
         self._work = work
         self._queue: Queue[K] = Queue(FIRST_RETRY_S, LAST_RETRY_S, random.random)
         self._lock = threading.Lock()
@@ -38,9 +39,9 @@ class Workers(Generic[K]):
         self._later = threading.Condition(self._lock)
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"worker-{number}", daemon=True) for number in range(count)
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(count)
         ]
-        self._threads.append(threading.Thread(target=self._keep_time, name="clock", daemon=True))
+        self._threads.append(threading.Thread(target=self._keep_time, name=f"{name}-clock", daemon=True))
 
     def start(self) -> None:
         """Start working; what was touched before is done first."""
@@ -107,8 +108,8 @@ class Workers(Generic[K]):
             row = self._queue.failed(key, time.monotonic())
             self._later.notify()
         if not isinstance(problem, Unavailable):
-            log.error("%s: will be tried again", key, exc_info=problem)
+            log.error("%s %s: will be tried again", self._name, key, exc_info=problem)
         elif row == 1:
-            log.warning("%s: %s; will be tried again", key, problem)
+            log.warning("%s %s: %s; will be tried again", self._name, key, problem)
         else:
-            log.debug("%s: %s, %d times now", key, problem, row)
+            log.debug("%s %s: %s, %d times now", self._name, key, problem, row)

@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
 
 from e2e import networks
 from e2e.cluster import Cluster
 from e2e.pods import CONDITION, NETWORKS, STATUS, Api, Pod
 from e2e.product import Product
+from e2e.timeline import pod_links, published
 
 LANE = "demo"
 
@@ -97,13 +97,17 @@ class Demo:
         self.kubectl("exec", "-n", "demo", "alice", "--", "ping", "-c", "3", "-I", "net1", address)
 
     def unplug(self, pod: Pod) -> None:
-        say("how long it takes: 5 times off and on, from the PATCH to what the API shows (median)")
-        times: dict[str, list[float]] = {"off": [], "on": []}
-        for _ in range(5):
-            times["off"].append(timed(pod, "", present=False))
-            times["on"].append(timed(pod, "blue@net1", present=True))
-        for name, values in times.items():
-            show(f"{name:>4}: {sorted(values)[2]:6.1f} ms")
+        say("the timeline, as the kernel and a watch tell it; milliseconds since the PATCH was sent")
+        with pod_links(self.cluster.nodes[0], pod, "net1") as links, published(pod, "net1") as status:
+            for text, verb in (("", "out"), ("blue@net1", "in"), ("", "out"), ("blue@net1", "in")):
+                begun = time.perf_counter()
+                pod.plug(text)
+                answered = (time.perf_counter() - begun) * 1000
+                link, told = (seen.wait("net1", begun, present=verb == "in") for seen in (links, status))
+                show(
+                    f"{verb:>4}: PATCH answered {answered:5.1f}  link {verb} {link:5.1f}  status published {told:5.1f}"
+                )
+                time.sleep(0.2)
         say("the unplug: the annotation goes, and so do interface, address and status entry")
         self.kubectl("annotate", "pod", pod.name, "-n", "demo", f"{NETWORKS}-")
         pod.wait_ready()
@@ -120,16 +124,6 @@ class Demo:
              f"{os.path.relpath(sys.executable)} -m e2e.lane shell --name {LANE}")  # fmt: skip
         say("to stop it, without a trace:")
         show(f"{os.path.relpath(sys.executable)} -m e2e.lane down --name {LANE}")
-
-
-def timed(pod: Pod, networks_: Any, *, present: bool) -> float:
-    """Edit, and return the milliseconds until the published status says so."""
-    begun = time.perf_counter()
-    pod.plug(networks_)
-    while ("net1" in pod.reported()) != present:
-        if time.perf_counter() - begun > 10:
-            raise AssertionError(pod.describe())
-    return (time.perf_counter() - begun) * 1000
 
 
 def say(*lines: str) -> None:

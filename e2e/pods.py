@@ -76,7 +76,7 @@ class Namespace:
         document = self.api.call("create_namespaced_pod", self.name, body)
         pod = Pod(self, name, document["metadata"]["uid"])
         if wait:
-            pod.wait("it runs", lambda: pod.get()["status"]["phase"] == "Running")
+            pod.wait_running()
         return pod
 
     def drop(self) -> None:
@@ -161,6 +161,9 @@ class Pod:
             if time.monotonic() > end:
                 raise AssertionError(f"{self.name}: not within {timeout} s: {what}\n{self.describe()}")
             time.sleep(0.02)
+
+    def wait_running(self, timeout: float = TIMEOUT_S) -> None:
+        self.wait("it runs", lambda: self.get()["status"]["phase"] == "Running", timeout)
 
     def wait_ready(self, *interfaces: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until exactly these interfaces (besides eth0) are published and the condition is True."""

@@ -51,8 +51,9 @@ class Untouched:
 
 
 def _link(pod: Pod, interface: str) -> str:
-    """Return all that the kernel says of an interface: index, flags, MTU, MAC, addresses, and the default route."""
-    return pod.sh(f"ip addr show dev {interface} | grep -v valid_lft; ip route show default dev {interface}")
+    """Return what the kernel says of an interface: indexes, MAC, MTU, flags, addresses, routes."""
+    files = " ".join(f"/sys/class/net/{interface}/{name}" for name in ("ifindex", "iflink", "address", "mtu", "flags"))
+    return pod.sh(f"cat {files}; ip -o addr show dev {interface}; ip route show dev {interface}")
 
 
 def raw_entries(pod: Pod) -> dict[str, str]:

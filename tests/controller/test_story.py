@@ -45,14 +45,14 @@ class Story:
         self.cluster.changed, self.cluster.deleted = controller.pods.change, controller.pods.delete
         controller.networks.list([build.network("blue"), build.network("red")])
         controller.pods.list(self.cluster.pods())
-        controller.workers.start()
+        controller.start()
         thread = threading.Thread(target=agents.follow, args=(controller, stop), daemon=True)
         thread.start()
 
         def end() -> None:
             stop.set()
             self.cluster.changed = self.cluster.deleted = lambda _: None
-            controller.workers.close(2)
+            controller.close(2)
             agents.close()
             thread.join(2)
 
@@ -82,9 +82,9 @@ class Story:
 
     def rest(self) -> None:
         """Wait until nobody has anything to do; times of a retry do not count."""
-        until(lambda: self.controller.workers.depth() == 0)
+        until(lambda: self.controller.depth() == 0)
         time.sleep(0.05)
-        until(lambda: self.controller.workers.depth() == 0)
+        until(lambda: self.controller.depth() == 0)
 
 
 def until(is_so: Callable[[], object], seconds: float = 5) -> None:
@@ -424,6 +424,19 @@ def test_edits_amid_an_outage_of_the_api_are_caught_up(story):
     until(lambda: story.published() == ["net1"])
     story.rest()
     assert story.cluster.writes == ["status", "event"]
+
+
+def test_an_api_server_that_hangs_delays_no_edit_on_its_way_to_the_agent(story):
+    names = [f"p{number}" for number in range(20)]
+    for name in names:
+        story.cluster.put(build.document(name))
+    release = threading.Event()
+    story.cluster.before_patch = lambda: release.wait(5)
+    for name in names:
+        story.cluster.annotate(name, networks="blue@net1")
+    until(lambda: all(story.links(name) == ["net1"] for name in names), 2)
+    release.set()
+    until(lambda: all(story.published(name) == ["net1"] for name in names))
 
 
 def test_an_event_that_could_not_be_told_is_told_later_and_once(story):

@@ -14,7 +14,7 @@ def test_a_key_that_hangs_delays_no_other():
         else:
             done.set()
 
-    workers: Workers[str] = Workers(work, 2)
+    workers: Workers[str] = Workers("do", work, 2)
     workers.start()
     workers.touch("slow")
     workers.touch("quick")
@@ -35,7 +35,7 @@ def test_no_key_has_two_threads():
             at_work.discard(key)
             seen.append(key)
 
-    workers: Workers[int] = Workers(work, 8)
+    workers: Workers[int] = Workers("do", work, 8)
     workers.start()
     for number in range(300):
         workers.touch(number % 5)
@@ -58,14 +58,14 @@ def test_failures_are_tried_again_and_told_once(caplog):
             raise Unavailable("the API server sleeps")
         done.set()
 
-    workers: Workers[str] = Workers(work, 1)
+    workers: Workers[str] = Workers("do", work, 1)
     with caplog.at_level(logging.WARNING):
         workers.start()
         workers.touch("a")
         assert done.wait(5)
         workers.close(2)
     assert tries[1] - tries[0] >= 0.09
-    assert [record.message for record in caplog.records] == ["a: the API server sleeps; will be tried again"]
+    assert [record.message for record in caplog.records] == ["do a: the API server sleeps; will be tried again"]
 
 
 def test_a_bug_is_told_with_its_trace_and_ends_no_thread(caplog):
@@ -76,7 +76,7 @@ def test_a_bug_is_told_with_its_trace_and_ends_no_thread(caplog):
             raise KeyError("oops")
         done.set()
 
-    workers: Workers[str] = Workers(work, 1)
+    workers: Workers[str] = Workers("do", work, 1)
     workers.start()
     workers.touch("bad")
     workers.touch("good")
@@ -94,7 +94,7 @@ def test_two_keys_that_fall_due_together_run_side_by_side():
         meet.wait()
         met.append(key)
 
-    workers: Workers[str] = Workers(work, 4)
+    workers: Workers[str] = Workers("do", work, 4)
     workers.start()
     workers.touch_after("a", 0.05)
     workers.touch_after("b", 0.05)
