@@ -79,7 +79,10 @@ class Follower(Generic[T]):
         while not stop.is_set():
             started = time.monotonic()
             self._run_once()
-            if time.monotonic() - started < SHORT_S or not self._version:
+            is_short = time.monotonic() - started < SHORT_S
+            if not is_short:
+                self._backoff.succeeded()
+            if is_short or not self._version:
                 stop.wait(self._backoff.after_failure())
             if not stop.is_set():
                 self._restarted(self._resource.path)

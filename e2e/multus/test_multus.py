@@ -5,7 +5,7 @@ Multus' thick daemon is the real one and is never asked for anything by us; it o
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -13,8 +13,7 @@ import pytest
 from e2e import audit, multus_daemon, networks
 from e2e.multus_daemon import Multus
 from e2e.node import Node
-from e2e.pods import STATUS, Namespace, Pod
-from e2e.product import Product
+from e2e.pods import STATUS, Api, Namespace, Pod
 
 pytestmark = pytest.mark.lane
 
@@ -22,9 +21,9 @@ DEFAULT = "everyone"  # the default network of the tests that have one
 
 
 @pytest.fixture
-def default_network(multus: Multus, node: Node, product: Product) -> Iterator[str]:
+def default_network(api: Api, multus: Multus, node: Node) -> Iterator[str]:
     """A network that every pod gets from Multus and no annotation asks for; the name of its IPAM store."""
-    namespace = Namespace(_api(product), multus_daemon.NAMESPACE)
+    namespace = Namespace(api, multus_daemon.NAMESPACE)
     namespace.network(DEFAULT, networks.reference_bridge("br-all", "10.89.0.0/24", name=DEFAULT))
     multus.restart(node, [DEFAULT])
     yield DEFAULT
@@ -73,21 +72,23 @@ def sandbox(node: Node, pod: Pod) -> str:
     return node.exec(["ctr", "-n", "k8s.io", "containers", "ls", "-q", selector]).stdout.strip()
 
 
-def delete_and_see_nothing_left(node: Node, pod: Pod, *ipam: str) -> None:
-    """Delete the pod; nothing of it may be left: ours, an address of these networks, or Multus' caches."""
-    container = sandbox(node, pod)
+def wait_until(what: str, holds: Callable[[], object], timeout: float = 40) -> None:
+    end = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < end, f"not within {timeout} s: {what}"
+        time.sleep(0.05)
+
+
+def delete_and_see_nothing_left(node: Node, pod: Pod, *stores: str) -> None:
+    """Delete the pod; nothing of it may be left: ours, its primary address, one of these networks, Multus' caches."""
+    container, address = sandbox(node, pod), pod.reported()["eth0"]["ips"][0]
     assert multus_daemon.remembered(node, container)
+    assert address in audit.addresses(node)
     pod.delete()
     audit.wait_clean(node, {pod.uid})
-    assert {name: audit.addresses(node, name) for name in ipam} == {name: set() for name in ipam}
-    assert multus_daemon.remembered(node, container) == []
-    assert audit.host_ends(node) == set()
-
-
-def _api(product: Product):
-    from e2e.pods import Api
-
-    return Api(product.cluster)
+    wait_until("Multus forgets the pod", lambda: not multus_daemon.remembered(node, container))
+    wait_until("its address is free", lambda: address not in audit.addresses(node, "lane"))
+    assert {name: audit.addresses(node, name) for name in stores} == {name: set() for name in stores}
 
 
 def unique(ns: Namespace, name: str) -> str:
@@ -136,7 +137,7 @@ def test_what_multus_attached_through_hotnic_is_unplugged_and_more_is_plugged(ns
     pod.wait_ready(boot)
     assert len(audit.addresses(node, store)) == 1
     eth0.check()
-    delete_and_see_nothing_left(node, pod, store, "lane")
+    delete_and_see_nothing_left(node, pod, store)
 
 
 @pytest.mark.parametrize("interface", ["x1", ""])
@@ -165,7 +166,7 @@ def test_what_multus_attached_through_another_plugin_is_adopted_and_unplugged(ns
     pod.wait_ready(name, "b1")
     assert [len(audit.addresses(node, store)) for store in stores] == [0, 1]
     eth0.check()
-    delete_and_see_nothing_left(node, pod, *stores, "lane")
+    delete_and_see_nothing_left(node, pod, *stores)
 
 
 def test_several_from_the_start_are_told_apart(ns, node):
@@ -184,7 +185,7 @@ def test_several_from_the_start_are_told_apart(ns, node):
     assert audit.addresses(node, store) == set(pod.reported()["x1"]["ips"])
     for one in (eth0, *rest):
         one.check()
-    delete_and_see_nothing_left(node, pod, store, "lane")
+    delete_and_see_nothing_left(node, pod, store)
 
 
 def test_an_interface_that_no_annotation_asked_for_is_never_touched(ns, node, default_network):
@@ -262,7 +263,7 @@ def test_without_multus_hotplug_goes_on(ns, node, multus):
     pod.plug("ref@x3,blue@x1")
     pod.wait_ready("x1", "x3")
     eth0.check()
-    delete_and_see_nothing_left(node, pod, store, "lane")
+    delete_and_see_nothing_left(node, pod, store)
 
 
 def test_a_pod_that_is_deleted_while_multus_is_dead_leaves_nothing_of_ours(ns, node, multus):
@@ -294,22 +295,17 @@ def test_an_edit_while_multus_is_attaching_is_not_lost(ns, node, last):
         pod.plug(last)
     for pod in pods:
         pod.wait("it runs", lambda pod=pod: pod.get()["status"]["phase"] == "Running")
-        pod.wait("the status is complete", lambda pod=pod: len(pod.status()) == len(wanted) + 1 and pod.is_ready())
+        pod.wait("the status is complete", lambda pod=pod: len(pod.status()) == len(wanted) + 1)
+        # none at all where the edit was first: the pod never asked for anything then
+        pod.wait("it is ready", lambda pod=pod: pod.is_ready() or not (wanted or pod.condition()))
         assert set(pod.interfaces()) == set(pod.reported())
         assert wanted - {None} <= set(pod.reported())
         assert "x2" not in pod.interfaces()
     assert len(audit.addresses(node, store)) == len(pods) * ("ref" in last)
     assert len(audit.host_ends(node)) == len(pods) * len(wanted)
     for pod in pods:
-        delete_and_see_nothing_left_of(node, pod)
+        delete_and_see_nothing_left(node, pod)
     assert audit.addresses(node, store) == set()
-
-
-def delete_and_see_nothing_left_of(node: Node, pod: Pod) -> None:
-    container = sandbox(node, pod)
-    pod.delete()
-    audit.wait_clean(node, {pod.uid})
-    assert multus_daemon.remembered(node, container) == []
 
 
 def test_a_pod_that_is_deleted_while_the_agent_is_down_is_cleaned_up_at_its_start(ns, node, product):
@@ -324,13 +320,13 @@ def test_a_pod_that_is_deleted_while_the_agent_is_down_is_cleaned_up_at_its_star
     for pod in (adopted, plain):
         pod.delete()
     graves = node.path("/run/hotnic/tombstones")
-    assert len(list(graves.glob("*.bin"))) == 2
+    wait_until("two tombstones", lambda: len(list(graves.glob("*.bin"))) == 2)
     assert len(audit.addresses(node, store)) == 2
     product.start_agent(node)
     audit.wait_clean(node, {adopted.uid, plain.uid})
-    adopted.wait("the tombstones are replayed", lambda: not list(graves.iterdir()))
+    wait_until("the tombstones are replayed", lambda: not list(graves.iterdir()))
     assert (audit.addresses(node, store), audit.host_ends(node)) == (set(), set())
-    assert [multus_daemon.remembered(node, one) for one in containers] == [[], []]
+    wait_until("Multus forgets the pods", lambda: not any(multus_daemon.remembered(node, one) for one in containers))
 
 
 def test_a_pod_that_is_made_while_the_agent_is_down_runs_once_it_is_back(ns, node, product):
@@ -344,4 +340,4 @@ def test_a_pod_that_is_made_while_the_agent_is_down_runs_once_it_is_back(ns, nod
     product.start_agent(node)
     pod.wait_ready("x1", timeout=60)
     assert set(pod.interfaces()) == {"eth0", "x1"}
-    delete_and_see_nothing_left(node, pod, "lane")
+    delete_and_see_nothing_left(node, pod)

@@ -1,0 +1,387 @@
+"""Stories of the engine: what is applied, what is done, what is told. Journal, plan, retries and workers are the real
+ones; runtime, namespaces and plugins are small fakes that keep what they are given."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from agent import cri
+from agent.cache import Cached
+from agent.engine import Engine
+from agent.journal import Journal
+from agent.locks import Locks
+from agent.model import (
+    ContainerID,
+    Desired,
+    Hold,
+    Key,
+    Namespace,
+    NotReady,
+    Origin,
+    Phase,
+    Pod,
+    PodUID,
+    Record,
+    Refused,
+    State,
+    Wanted,
+)
+from agent.outcomes import Outcomes
+from agent.plan import element
+from agent.sandboxes import Sandbox
+from cni import multinet
+
+POD = Pod(PodUID("u1"), "ns", "p1")
+SANDBOX = Sandbox(ContainerID("s1"), Namespace("/run/netns/s1", 4, 1))
+WAIT_S = 10
+
+
+class World:
+    """What is outside of the engine: which sandboxes there are, and what is in them."""
+
+    def __init__(self) -> None:
+        self.sandboxes = {POD.uid: SANDBOX}
+        self.links = {"s1": {"lo", "eth0"}}
+        self.fails: dict[str, Exception] = {}  # by interface, or "del <interface>"
+        self.hangs: dict[str, threading.Event] = {}
+        self.cached: tuple[Cached, ...] = ()
+        self.done: list[str] = []
+
+    # as Sandboxes
+    def of(self, pod):
+        found = self.sandboxes.get(pod.uid)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def known(self, uid):
+        found = self.sandboxes.get(uid)
+        return found.id if isinstance(found, Sandbox) else ""
+
+    def refresh(self):
+        return {one.id for one in self.sandboxes.values() if isinstance(one, Sandbox)}
+
+    # as netns.View and Kernel
+    def still_there(self, namespace):
+        return any(one.namespace == namespace for one in self.sandboxes.values() if isinstance(one, Sandbox))
+
+    def opened(self, path):
+        return _Opened(path.rsplit("/", 1)[1])
+
+    def pod_links(self, sandbox):
+        return tuple(_Link(name) for name in sorted(self.links[sandbox]))
+
+
+class _Opened:
+    def __init__(self, sandbox: str) -> None:
+        self.sandbox = sandbox
+
+    def __enter__(self) -> str:
+        return self.sandbox
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class _Link:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class FakeAttachments:
+    """Journals like the real one, and changes the world instead of the kernel."""
+
+    def __init__(self, world: World, journal: Journal) -> None:
+        self.world, self.journal = world, journal
+
+    def attach(self, pod, sandbox, step):
+        key = Key(sandbox.id, step.ifname)
+        network, text = step.wanted.selection.network, element(step.wanted)
+        record = Record(key, Origin.ANNOTATION, Phase.ADDING, network, text, step.wanted.config, sandbox.namespace, pod)
+        record = self.journal.begin(record, durable=False)
+        if hang := self.world.hangs.get(step.ifname):
+            hang.wait(WAIT_S)
+        if problem := self.world.fails.get(step.ifname):
+            self.journal.remove(key)
+            raise problem
+        self.world.links[sandbox.id].add(step.ifname)
+        self.world.done.append(f"+{step.ifname}")
+        interface = {"name": step.ifname, "sandbox": sandbox.namespace.path}
+        record = replace(record, phase=Phase.ATTACHED, result={"cniVersion": "1.0.0", "interfaces": [interface]})
+        self.journal.update(record, durable=False)
+        return record
+
+    def detach(self, record):
+        if problem := self.world.fails.get(f"del {record.key.ifname}"):
+            raise problem
+        self.world.links.get(record.key.container_id, set()).discard(record.key.ifname)
+        self.world.done.append(f"-{record.key.ifname}")
+        self.journal.remove(record.key)
+
+
+class Story:
+    """An engine in a world; restartable on the same journal."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.world = folder, World()
+        self.engine = None
+
+    def start(self) -> "Story":
+        self.journal, self.outcomes = Journal(self.folder), Outcomes()
+        attachments = FakeAttachments(self.world, self.journal)
+        world = self.world
+        self.engine = Engine(
+            self.journal, world, attachments, world, self.outcomes, Locks(), world, lambda _: world.cached
+        )
+        self.engine.start()
+        return self
+
+    def stop(self) -> None:
+        self.engine.close()
+
+    def apply(self, revision: str, *wishes: Wanted, pod: Pod = POD, **more) -> None:
+        self.engine.apply(Desired(pod, revision, wishes, **more))
+
+    def outcome(self, holds, pod: Pod = POD):
+        """Wait for an outcome of the pod for which `holds`."""
+        end = time.monotonic() + WAIT_S
+        with self.outcomes.listen() as listener:
+            while time.monotonic() < end:
+                found = listener.next(0.1)
+                if found is not None and found.pod == pod and holds(found):
+                    return found
+        pytest.fail(f"no such outcome; latest: {self.outcomes.latest()}")
+
+    def settled(self, revision: str, pod: Pod = POD):
+        return self.outcome(lambda one: one.revision == revision and one.settled, pod)
+
+
+@pytest.fixture
+def story(tmp_path):
+    made = Story(tmp_path).start()
+    yield made
+    made.stop()
+
+
+def wish(name: str, interface: str = "", config: str = "{}", hold: Hold | None = None) -> Wanted:
+    return Wanted(multinet.Selection("ns", name, interface=interface), config, hold=hold)
+
+
+def states(outcome) -> list[tuple[str, str, str]]:
+    return [(one.interface, one.state.value, one.reason) for one in outcome.attachments]
+
+
+def test_a_desired_set_is_attached_and_told(story):
+    story.apply("r1", wish("a", "x1"), wish("b"))
+    outcome = story.settled("r1")
+    assert states(outcome) == [("x1", "Attached", ""), ("net1", "Attached", "")]
+    assert outcome.attachments[0].result["cniVersion"] == "1.1.0"
+    assert (outcome.sandbox, outcome.released, story.world.done) == ("s1", (), ["+x1", "+net1"])
+
+
+def test_what_is_no_longer_wanted_is_detached_and_released(story):
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    story.settled("r1")
+    story.apply("r2", wish("b", "x2"))
+    outcome = story.settled("r2")
+    assert (states(outcome), outcome.released) == ([("x2", "Attached", "")], ("x1",))
+    story.apply("r3", wish("b", "x2"), wish("c", "x1"))
+    assert story.settled("r3").released == ()
+
+
+def test_the_failure_of_one_is_its_own_and_is_retried_until_it_works(story):
+    story.world.fails["x1"] = NotReady("TryAgainLater", "pool is empty")
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    assert states(story.settled("r1")) == [("x1", "Pending", "TryAgainLater"), ("x2", "Attached", "")]
+    del story.world.fails["x1"]
+    outcome = story.outcome(lambda one: all(part.state is State.ATTACHED for part in one.attachments))
+    assert [one.interface for one in outcome.attachments] == ["x1", "x2"]
+
+
+def test_a_refusal_is_told_and_not_tried_again_until_the_annotation_changes(story):
+    story.world.fails["x1"] = Refused("CapabilityNotDeclared", "mac")
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Refused", "CapabilityNotDeclared")]
+    del story.world.fails["x1"]
+    time.sleep(1)
+    assert story.world.done == []
+    story.apply("r2", wish("a", "x1"))
+    assert states(story.settled("r2")) == [("x1", "Attached", "")]
+
+
+def test_applying_the_same_set_again_does_not_end_the_waiting(story):
+    story.world.fails["x1"] = NotReady("R", "m")
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    attempts = max(one.attempts for one in story.settled("r1").attachments)
+    for _ in range(20):
+        story.apply("r1", wish("a", "x1"))
+    assert max(one.attempts for one in story.settled("r1").attachments) <= attempts + 1
+
+
+def test_a_detach_that_fails_keeps_its_entry_and_its_name_until_it_works(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.fails["del x1"] = NotReady("PluginFailed", "switch is away")
+    story.apply("r2", wish("b", "x1"))
+    outcome = story.settled("r2")
+    assert states(outcome) == [("x1", "Pending", "Replacing"), ("x1", "Detaching", "PluginFailed")]
+    assert outcome.released == ()
+    del story.world.fails["del x1"]
+    story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
+    assert story.world.done == ["+x1", "-x1", "+x1"]
+
+
+def test_a_freed_network_wakes_who_waits_for_it(story):
+    other = Pod(PodUID("u2"), "ns", "p2")
+    story.world.sandboxes[other.uid] = Sandbox(ContainerID("s2"), Namespace("/run/netns/s2", 4, 2))
+    story.world.links["s2"] = {"lo"}
+    story.apply("r1", wish("one", "x1"))
+    story.settled("r1")
+    story.world.fails["y1"] = NotReady("TryAgainLater", "no address")
+    story.apply("r1", wish("one", "y1"), pod=other)
+    story.outcome(lambda one: one.attachments and one.attachments[0].attempts >= 3, other)  # its waiting has grown
+    del story.world.fails["y1"]
+    begun = time.monotonic()
+    story.apply("r2")
+    story.outcome(lambda one: states(one) == [("y1", "Attached", "")], other)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_pod_without_a_sandbox_is_served_as_soon_as_it_has_one(story):
+    story.world.sandboxes[POD.uid] = None
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Pending", "NoSandbox")]
+    story.world.sandboxes[POD.uid] = SANDBOX
+    story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
+
+
+def test_a_replaced_sandbox_gets_its_interfaces_and_the_dead_one_loses_its_records(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.links["s9"] = {"lo", "eth0"}
+    story.world.sandboxes[POD.uid] = Sandbox(ContainerID("s9"), Namespace("/run/netns/s9", 4, 9))
+    outcome = story.outcome(lambda one: one.sandbox == "s9")
+    assert states(outcome) == [("x1", "Attached", "")]
+    assert [one.key for one in story.journal.records()] == [Key(ContainerID("s9"), "x1")]
+
+
+def test_a_runtime_that_is_away_makes_wait_and_touches_nothing(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.sandboxes[POD.uid] = NotReady("RuntimeUnavailable", "connection refused")
+    story.apply("r2")
+    assert story.settled("r2").attachments == ()
+    assert story.world.done == ["+x1"]
+    story.world.sandboxes[POD.uid] = SANDBOX
+    story.outcome(lambda one: one.released == ("x1",))
+
+
+def test_a_host_network_pod_is_refused(story):
+    story.world.sandboxes[POD.uid] = Refused("HostNetwork", "node's own")
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Refused", "HostNetwork")]
+
+
+def test_an_ended_pod_is_detached_and_forgotten(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.apply("end", ended=True)
+    assert story.outcome(lambda one: one.forgotten).attachments == ()
+    assert (story.journal.pods(), story.journal.records()) == ((), ())
+    assert story.outcomes.latest() == ()
+
+
+def test_a_pod_that_never_was_ends_at_once(story):
+    with story.outcomes.listen() as listener:
+        story.apply("end", ended=True)
+        assert listener.next(WAIT_S).forgotten
+    assert story.journal.pods() == ()
+
+
+def test_a_slow_attachment_does_not_hide_what_works(story):
+    story.world.hangs["x2"] = threading.Event()
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    outcome = story.outcome(lambda one: not one.settled)
+    assert states(outcome) == [("x1", "Attached", ""), ("x2", "Pending", "InProgress")]
+    story.world.hangs["x2"].set()
+    assert states(story.settled("r1")) == [("x1", "Attached", ""), ("x2", "Attached", "")]
+
+
+def test_after_a_restart_whole_attachments_stay_and_half_ones_are_made_anew(story):
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    story.settled("r1")
+    half = next(one for one in story.journal.records() if one.key.ifname == "x2")
+    story.stop()
+    Journal(story.folder).update(replace(half, phase=Phase.ADDING, result=None), durable=False)
+    story.world.done.clear()
+    story.start()
+    assert states(story.settled("r1")) == [("x1", "Attached", ""), ("x2", "Attached", "")]
+    assert story.world.done == ["-x2", "+x2"]
+    assert story.engine.caught_up()
+
+
+def test_a_crash_between_the_delete_and_the_telling_still_releases_the_name(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.fails["del x1"] = NotReady("R", "m")
+    story.apply("r2")
+    story.settled("r2")
+    story.stop()
+    journal = Journal(story.folder)
+    journal.remove(Key(ContainerID("s1"), "x1"))  # the DEL had come to its end, the telling had not
+    del story.world.fails["del x1"]
+    story.start()
+    assert story.settled("r2").released == ("x1",)
+
+
+CONFIG = json.dumps({"cniVersion": "1.0.0", "name": "blue", "type": "bridge"})
+
+
+def cached(network: str, ifname: str) -> Cached:
+    config = json.dumps({"cniVersion": "1.0.0", "name": network, "type": "bridge"})
+    return Cached("s1", network, ifname, "/run/netns/s1", config, (), {}, {"cniVersion": "1.0.0"}, None)
+
+
+def test_what_a_runtime_attached_because_the_annotation_asked_is_adopted_and_can_be_unplugged(story):
+    story.world.cached = (cached("blue", "net1"), cached("default-net", "net2"))
+    story.world.links["s1"] |= {"net1", "net2"}
+    story.apply("r1", wish("blue", config=CONFIG))
+    assert states(story.settled("r1")) == [("net1", "Attached", "")]
+    assert story.world.done == []
+    story.apply("r2")
+    assert story.settled("r2").released == ("net1",)
+    assert story.world.done == ["-net1"]
+    assert story.world.links["s1"] == {"lo", "eth0", "net2"}
+
+
+def test_what_was_asked_for_before_the_sandbox_came_is_adopted_though_the_annotation_changed_since(story):
+    story.world.sandboxes[POD.uid] = None
+    story.apply("r1", wish("blue", "x1", config=CONFIG))
+    story.settled("r1")
+    story.apply("r2", wish("red", "x2"))
+    story.settled("r2")
+    story.world.cached = (cached("blue", "x1"),)
+    story.world.links["s1"] |= {"x1"}
+    story.world.sandboxes[POD.uid] = SANDBOX
+    story.outcome(lambda one: states(one) == [("x2", "Attached", "")] and one.released == ("x1",))
+    assert story.world.links["s1"] == {"lo", "eth0", "x2"}
+
+
+def test_a_held_element_keeps_what_is_attached(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    hold = Hold(State.PENDING, "NetworkNotFound", "gone")
+    story.apply("r2", wish("a", "x1", hold=hold), wish("b", "x2", hold=hold))
+    assert states(story.settled("r2")) == [("x1", "Attached", ""), ("x2", "Pending", "NetworkNotFound")]
+
+
+def test_the_current_sandbox_is_the_ready_one_of_the_last_attempt():
+    def one(name: str, attempt: int, *, ready: bool) -> cri.Sandbox:
+        return cri.Sandbox(ContainerID(name), POD.uid, "ns", "p1", attempt, 0, ready)
+
+    assert cri.current([one("a", 0, ready=False), one("b", 1, ready=True)], POD.uid).id == "b"
+    assert cri.current([one("a", 0, ready=False)], POD.uid) is None
