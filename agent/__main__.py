@@ -91,6 +91,7 @@ class Agent:
         self._cni.close()
         self.engine.close()
         self._kernel.close()
+        self.journal.close()
 
     def _waiting_for(self) -> tuple[str, ...]:
         problem = self._sandboxes.unavailable()

@@ -1,6 +1,7 @@
 """The state directory: what was wanted and what was begun, so that nothing is forgotten by a crash.
 
     format                       version of this layout
+    lock                         held by the agent that uses the directory
     records/<sha256>.json        one attachment each (model.Record), written before its ADD has any effect
     pods/<uid>.json              a pod's desired set (model.Desired)
     damaged/                     files that could not be read, set aside for people
@@ -15,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -38,15 +40,21 @@ class Journal:
     """Records and desired sets, by key. Safe for use by many threads."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or create the directory. Raises ValueError when a newer version of us wrote it."""
+        """Open or create the directory. Raises ValueError where a newer version wrote it, or another agent uses it."""
         self._directory = directory
         self._lock = threading.Lock()
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._owner = _own(directory)
         for name in ("records", "pods", "damaged"):
             (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_format()
         self._records = {record.key: record for record in self._load("records", codec.decode_record)}
         self._pods = {desired.pod.uid: desired for desired in self._load("pods", codec.decode_desired)}
         self._sequence = max((record.sequence for record in self._records.values()), default=0)
+
+    def close(self) -> None:
+        """Give the directory up, for another to use it."""
+        os.close(self._owner)
 
     # -- attachments --------------------------------------------------------------------------------------------
 
@@ -145,6 +153,17 @@ class Journal:
         temporary.rename(path)
         if durable:
             _sync_directory(path.parent)
+
+
+def _own(directory: Path) -> int:
+    """Return a descriptor that holds the directory's lock; it ends with this process, however that ends."""
+    fd = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise ValueError(f"{directory} is in use by another agent") from None
+    return fd
 
 
 def _record_name(key: Key) -> str:

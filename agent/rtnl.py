@@ -118,7 +118,8 @@ class Socket:
 @dataclass(frozen=True, slots=True)
 class LinkMessage:
     """The few attributes of a link that are read here. pyroute2 decodes all sixty, which takes ten times as long and
-    is most of what an attachment would cost."""
+    is most of what an attachment would cost.
+    """
 
     index: int
     flags: int

@@ -59,6 +59,7 @@ class Agent:
     def stop(self) -> None:
         self.server.close()
         self.kernel.close()
+        self.journal.close()
         (self.run_dir / "cni.sock").unlink(missing_ok=True)
 
     def ipam(self, plugin_type, command, env, config, deadline_s):

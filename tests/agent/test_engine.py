@@ -141,6 +141,13 @@ class Story:
 
     def stop(self) -> None:
         self.engine.close()
+        self.journal.close()
+
+    def between(self, change) -> None:
+        """Change the journal while no agent runs."""
+        journal = Journal(self.folder)
+        change(journal)
+        journal.close()
 
     def apply(self, revision: str, *wishes: Wanted, pod: Pod = POD, **more) -> None:
         self.engine.apply(Desired(pod, revision, wishes, **more))
@@ -316,7 +323,7 @@ def test_after_a_restart_whole_attachments_stay_and_half_ones_are_made_anew(stor
     story.settled("r1")
     half = next(one for one in story.journal.records() if one.key.ifname == "x2")
     story.stop()
-    Journal(story.folder).update(replace(half, phase=Phase.ADDING, result=None), durable=False)
+    story.between(lambda journal: journal.update(replace(half, phase=Phase.ADDING, result=None), durable=False))
     story.world.done.clear()
     story.start()
     assert states(story.settled("r1")) == [("x1", "Attached", ""), ("x2", "Attached", "")]
@@ -331,8 +338,8 @@ def test_a_crash_between_the_delete_and_the_telling_still_releases_the_name(stor
     story.apply("r2")
     story.settled("r2")
     story.stop()
-    journal = Journal(story.folder)
-    journal.remove(Key(ContainerID("s1"), "x1"))  # the DEL had come to its end, the telling had not
+    # the DEL had come to its end, the telling had not
+    story.between(lambda journal: journal.remove(Key(ContainerID("s1"), "x1")))
     del story.world.fails["del x1"]
     story.start()
     assert story.settled("r2").released == ("x1",)

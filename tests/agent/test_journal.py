@@ -45,6 +45,24 @@ RECORD = Record(
     nad_uid="n1",
     nad_resource_version="12",
 )
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open the journal as a new agent does, after the one before has ended."""
+    living: list[Journal] = []
+
+    def open_() -> Journal:
+        while living:
+            living.pop().close()
+        living.append(Journal(tmp_path))
+        return living[-1]
+
+    yield open_
+    while living:
+        living.pop().close()
+
+
 DESIRED = Desired(
     pod=POD,
     revision="r1",
@@ -58,76 +76,82 @@ DESIRED = Desired(
 )
 
 
-def test_everything_of_a_record_and_of_a_desired_set_survives_a_restart(tmp_path):
-    before = Journal(tmp_path)
+def test_everything_of_a_record_and_of_a_desired_set_survives_a_restart(opened, tmp_path):
+    before = opened()
     record = before.begin(RECORD, durable=True)
     before.want(POD.uid, lambda _: DESIRED)
-    after = Journal(tmp_path)
+    after = opened()
     assert after.records() == (record,)
     assert after.pods() == (DESIRED,)
 
 
-def test_records_keep_the_order_of_their_adds_over_a_restart(tmp_path):
-    before = Journal(tmp_path)
+def test_records_keep_the_order_of_their_adds_over_a_restart(opened, tmp_path):
+    before = opened()
     for ifname in ("b", "a"):
         before.begin(replace(RECORD, key=Key(ContainerID("c1"), ifname)), durable=False)
-    after = Journal(tmp_path)
+    after = opened()
     after.begin(replace(RECORD, key=Key(ContainerID("c1"), "0")), durable=False)
     assert [one.key.ifname for one in after.of_sandbox(ContainerID("c1"))] == ["b", "a", "0"]
 
 
-def test_a_removed_record_is_gone_and_removing_it_again_is_fine(tmp_path):
-    journal = Journal(tmp_path)
+def test_a_removed_record_is_gone_and_removing_it_again_is_fine(opened, tmp_path):
+    journal = opened()
     journal.begin(RECORD, durable=False)
     journal.remove(RECORD.key)
     journal.remove(RECORD.key)
-    assert (journal.records(), Journal(tmp_path).records()) == ((), ())
+    assert (journal.records(), opened().records()) == ((), ())
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b'{"containerID": 1}', b"\xff\xfe"])
-def test_a_damaged_file_is_set_aside_with_an_alarm_and_the_others_are_read(tmp_path, caplog, damage):
-    journal = Journal(tmp_path)
+def test_a_damaged_file_is_set_aside_with_an_alarm_and_the_others_are_read(opened, tmp_path, caplog, damage):
+    journal = opened()
     kept = journal.begin(RECORD, durable=False)
     journal.begin(replace(RECORD, key=Key(ContainerID("c2"), "net1")), durable=False)
     path = next(
         path for path in (tmp_path / "records").iterdir() if json.loads(path.read_bytes())["containerID"] == "c2"
     )
     path.write_bytes(damage)
-    assert Journal(tmp_path).records() == (kept,)
+    assert opened().records() == (kept,)
     assert (tmp_path / "damaged" / path.name).read_bytes() == damage
     assert any(entry.levelname == "CRITICAL" and str(path) in entry.message for entry in caplog.records)
 
 
-def test_an_unfinished_write_is_dropped(tmp_path):
-    journal = Journal(tmp_path)
+def test_an_unfinished_write_is_dropped(opened, tmp_path):
+    journal = opened()
     (tmp_path / "records" / "x.json.1.tmp").write_bytes(b"{")
-    assert Journal(tmp_path).records() == journal.records() == ()
+    assert opened().records() == journal.records() == ()
     assert list((tmp_path / "records").iterdir()) == []
 
 
-def test_a_failed_write_changes_neither_disk_nor_memory(tmp_path):
-    journal = Journal(tmp_path)
+def test_a_failed_write_changes_neither_disk_nor_memory(opened, tmp_path):
+    journal = opened()
     kept = journal.begin(RECORD, durable=False)
     with pytest.raises(TypeError):
         journal.update(replace(kept, result={"not": object()}), durable=False)
     assert journal.record(RECORD.key) == kept
-    assert Journal(tmp_path).records() == (kept,)
+    assert opened().records() == (kept,)
 
 
-def test_a_directory_of_a_newer_version_is_refused_and_untouched(tmp_path):
-    Journal(tmp_path).begin(RECORD, durable=False)
+def test_a_directory_of_a_newer_version_is_refused_and_untouched(opened, tmp_path):
+    opened().begin(RECORD, durable=False)
     (tmp_path / "format").write_text("2\n")
     with pytest.raises(ValueError, match="says version 2"):
-        Journal(tmp_path)
+        opened()
     assert len(list((tmp_path / "records").iterdir())) == 1
 
 
-def test_a_long_container_id_has_a_record_too(tmp_path):
-    journal = Journal(tmp_path)
+def test_a_long_container_id_has_a_record_too(opened, tmp_path):
+    journal = opened()
     journal.begin(replace(RECORD, key=Key(ContainerID("x" * 300), "net1")), durable=False)
-    assert len(Journal(tmp_path).records()) == 1
+    assert len(opened().records()) == 1
 
 
 def test_encoding_is_json_and_decoding_is_its_inverse():
     assert codec.decode_record(json.loads(json.dumps(codec.encode_record(RECORD)))) == RECORD
     assert codec.decode_desired(json.loads(json.dumps(codec.encode_desired(DESIRED)))) == DESIRED
+
+
+def test_a_directory_that_another_agent_uses_is_refused(opened, tmp_path):
+    opened()
+    with pytest.raises(ValueError, match="in use by another agent"):
+        Journal(tmp_path)

@@ -1,0 +1,113 @@
+"""The declarative API over a real socket, with the controller's own client on the other side of it."""
+
+import json
+
+import grpc
+import pytest
+
+from agent import grpc_server
+from agent.api import agent_pb2 as api
+from agent.api import agent_pb2_grpc
+from agent.model import AttachmentOutcome, Hold, Outcome, Pod, PodUID, State
+from agent.outcomes import Outcomes
+
+POD = Pod(PodUID("u1"), "ns", "p1")
+ELEMENT = json.dumps({"name": "blue", "namespace": "ns", "interface": "net1"})
+
+
+class Engine:
+    def __init__(self) -> None:
+        self.applied, self.ready = [], False
+
+    def apply(self, desired):
+        self.applied.append(desired)
+
+    def caught_up(self):
+        return self.ready
+
+
+@pytest.fixture
+def served(tmp_path):
+    engine, outcomes = Engine(), Outcomes()
+    servicer = grpc_server.Servicer(engine, outcomes, lambda: ("container runtime: away",), "1.2.3")
+    server = grpc_server.serve(servicer, tmp_path)
+    with grpc.insecure_channel(f"unix://{tmp_path}/agent.sock") as channel:
+        yield engine, outcomes, agent_pb2_grpc.AgentStub(channel), tmp_path
+    server.stop(0).wait()
+
+
+def request(**more):
+    return api.ApplyRequest(pod=api.Pod(uid="u1", namespace="ns", name="p1"), revision="r1", **more)
+
+
+def test_a_desired_set_arrives_as_it_was_sent(served):
+    engine, _, stub, _ = served
+    hold = api.Hold(state=api.PENDING, reason="NetworkNotFound", message="no red")
+    attachments = [
+        api.Attachment(element=ELEMENT, config='{"type": "x"}', nad_uid="n1", nad_resource_version="7"),
+        api.Attachment(element='{"name": "red", "namespace": "ns"}', hold=hold),
+    ]
+    stub.Apply(request(attachments=attachments), timeout=5)
+    desired = engine.applied[0]
+    assert (desired.pod, desired.revision, desired.ended) == (POD, "r1", False)
+    first, second = desired.attachments
+    assert (first.selection.network, first.selection.interface, first.config) == ("ns/blue", "net1", '{"type": "x"}')
+    assert (first.nad_uid, first.nad_resource_version, first.hold) == ("n1", "7", None)
+    assert second.hold == Hold(State.PENDING, "NetworkNotFound", "no red")
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (api.ApplyRequest(revision="r"), "pod"),
+        (request(attachments=[api.Attachment(element="{")]), "attachments[0].element"),
+        (
+            request(attachments=[api.Attachment(element=ELEMENT, hold=api.Hold(state=api.ATTACHED))]),
+            "attachments[0].hold",
+        ),
+    ],
+)
+def test_what_no_controller_would_send_is_refused_and_named(served, message, named):
+    engine, _, stub, _ = served
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Apply(message, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert named in caught.value.details()
+    assert engine.applied == []
+
+
+def test_a_watch_tells_what_is_known_then_synced_then_what_comes(served):
+    engine, outcomes, stub, _ = served
+    attachment = AttachmentOutcome(0, State.ATTACHED, "ns/blue", "net1", {"cniVersion": "1.1.0"}, "", "", 0)
+    outcomes.publish(Outcome(POD, "r1", settled=True, attachments=(attachment,), released=("old",), sandbox="s1"))
+    stream = stub.Watch(api.WatchRequest(), timeout=20)
+    first = next(stream)
+    assert (first.pod.uid, first.revision, first.settled, list(first.released)) == ("u1", "r1", True, ["old"])
+    assert (first.attachments[0].state, json.loads(first.attachments[0].result)) == (
+        api.ATTACHED,
+        {"cniVersion": "1.1.0"},
+    )
+    engine.ready = True  # not before: what was in the journal may still be looked at
+    assert next(stream).synced
+    outcomes.publish(Outcome(POD, "r2", forgotten=True))
+    assert next(stream).forgotten
+    stream.cancel()
+
+
+def test_a_watch_is_not_synced_before_the_first_passes_are_done(served):
+    _, _, stub, _ = served
+    stream = stub.Watch(api.WatchRequest(), timeout=0.5)
+    with pytest.raises(grpc.RpcError):
+        next(stream)
+
+
+def test_list_and_health(served):
+    _, outcomes, stub, _ = served
+    outcomes.publish(Outcome(POD, "r1"))
+    assert [one.revision for one in stub.List(api.ListRequest(), timeout=5).outcomes] == ["r1"]
+    health = stub.Health(api.HealthRequest(), timeout=5)
+    assert (health.ready, list(health.waiting_for), health.version) == (False, ["container runtime: away"], "1.2.3")
+
+
+def test_the_socket_is_for_root_only(served):
+    assert (served[3] / "agent.sock").stat().st_mode & 0o777 == 0o600
