@@ -4,7 +4,8 @@ Multus (or a runtime) attaches what the annotation says when the pod is made, an
 result in libcni's cache; what it attached through our own executable is in our journal. An attachment is claimed only
 with evidence: an edit of the annotation that was seen asked for that network under that interface name (an unnamed
 element is `net<n>`, as Multus counts), and the link is there. Multus' `defaultNetworks` and a primary network were
-asked for by no annotation and are never claimed.
+asked for by no annotation and are never claimed. Multus counts default networks first: where more interfaces of a
+network are there than unnamed elements asked for it, the first are those.
 """
 
 from __future__ import annotations
@@ -35,15 +36,23 @@ class Claim:
 
 
 def claims(asked: Sequence[Asked], candidates: Collection[Candidate], links: Collection[str]) -> tuple[Claim, ...]:
-    """Pair the runtime's attachments with the elements that asked for them; explicit interface names go first."""
-    free = sorted((one for one in candidates if one.ifname in links and one.ifname not in RESERVED), key=_order)
+    """Pair the runtime's attachments with the elements that asked for them; explicit interface names go first.
+
+    Of several counted ones of a network the last are the annotation's: Multus counts its `defaultNetworks` first.
+    """
+    free = [one for one in candidates if one.ifname in links and one.ifname not in RESERVED]
+    named = [
+        (wish, one) for wish in asked for one in free if _interface(wish) == one.ifname and _same_network(wish, one)
+    ]
+    taken = {one.ifname: Claim(wish, one.ifname) for wish, one in reversed(named)}
+    counted = sorted((one for one in free if one.ifname not in taken and _COUNTED.fullmatch(one.ifname)), key=_count)
     found = []
-    for wish in sorted(asked, key=lambda one: not _interface(one)):
-        match = next((one for one in free if _fits(wish, one)), None)
+    for wish in reversed([wish for wish in asked if not _interface(wish)]):
+        match = next((one for one in reversed(counted) if _same_network(wish, one)), None)
         if match is not None:
-            free.remove(match)
+            counted.remove(match)
             found.append(Claim(wish, match.ifname))
-    return tuple(found)
+    return (*reversed(taken.values()), *reversed(found))
 
 
 def remember(asked: Sequence[Asked], more: Sequence[Asked], limit: int = 256) -> tuple[Asked, ...]:
@@ -56,16 +65,13 @@ def remember(asked: Sequence[Asked], more: Sequence[Asked], limit: int = 256) ->
     return tuple(kept[-limit:])
 
 
-def _fits(wish: Asked, candidate: Candidate) -> bool:
-    interface = _interface(wish)
-    name_fits = interface == candidate.ifname if interface else _COUNTED.fullmatch(candidate.ifname) is not None
-    return name_fits and wish.network_name == candidate.network_name
+def _same_network(wish: Asked, candidate: Candidate) -> bool:
+    return wish.network_name == candidate.network_name
 
 
 def _interface(asked: Asked) -> str:
     return str(json.loads(asked.element).get("interface", ""))
 
 
-def _order(candidate: Candidate) -> tuple[int, str]:
-    counted = _COUNTED.fullmatch(candidate.ifname)
-    return (int(counted[1]) if counted else 0, candidate.ifname)
+def _count(candidate: Candidate) -> int:
+    return int(candidate.ifname.removeprefix("net"))

@@ -16,11 +16,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
-from agent import adopt, cache, metrics, netns, network
-from agent.attach import Attachments, adopted
+from agent import adopt, metrics, netns, network
+from agent.attach import Attachments
+from agent.claims import Cached, Claims
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import (
@@ -31,7 +32,6 @@ from agent.model import (
     NotReady,
     Origin,
     Outcome,
-    Phase,
     PodUID,
     Record,
     Refused,
@@ -39,7 +39,7 @@ from agent.model import (
 )
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
-from agent.plan import Attach, element, plan
+from agent.plan import INTERFACE_EXISTS, Attach, Plan, element, plan
 from agent.progress import Progress
 from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
@@ -65,16 +65,15 @@ class Engine:
         outcomes: Outcomes,
         locks: Locks,
         view: netns.View,
-        cached: Callable[[ContainerID], Sequence[cache.Cached]],
+        cached: Cached,
     ) -> None:
         self._journal = journal
         self._sandboxes = sandboxes
         self._attachments = attachments
-        self._kernel = kernel
         self._outcomes = outcomes
         self._locks = locks
         self._view = view
-        self._cached = cached
+        self._claims = Claims(journal, kernel, view, cached)
         self._retries = Retries()
         self._workers: Workers[PodUID] = Workers(self._pass)
         self._passes: dict[PodUID, Progress] = {}
@@ -122,6 +121,10 @@ class Engine:
     def _pass(self, uid: PodUID) -> None:
         try:
             self._pass_over(uid)
+        except Exception as problem:  # a defect of ours must not end in silence
+            log.exception("pass over pod %s", uid)
+            if (desired := self._journal.desired(uid)) is not None:
+                self._hold_up(Progress(desired, "", time.monotonic()), NotReady("InternalError", repr(problem)), 5.0)
         finally:
             self._first.discard(uid)
 
@@ -149,27 +152,37 @@ class Engine:
         metrics.PASSES.observe(time.monotonic() - started)
 
     def _settle(self, progress: Progress, sandbox: Sandbox | None) -> None:
-        desired = progress.desired
-        if sandbox is not None:
-            desired = progress.desired = self._claim(desired, sandbox)
-        decided = plan(desired, sandbox.id if sandbox else None, self._records(desired, sandbox), ())
-        if decided.attach and sandbox is not None:
-            decided = plan(desired, sandbox.id, self._records(desired, sandbox), self._names(sandbox))
+        progress.desired, decided = self._decide(progress.desired, sandbox)
         if decided.detach or decided.attach:
-            log.info("pod %s: %s", desired.pod, decided)
+            log.info("pod %s: %s", progress.desired.pod, decided)
         if decided.detach:
             names = {record.key.ifname for record in decided.detach}
-            desired = progress.desired = self._release(desired, names)
+            progress.desired = self._release(progress.desired, names)
         progress.begin(decided)
-        stuck = {record.key.ifname for record in decided.detach if not self._detach(progress, record)}
+        stuck = {record.key for record in decided.detach if not self._detach(progress, record)}
+        if sandbox is None:
+            progress.without_sandbox()
+            return
         for step in decided.attach:
-            if step.ifname in stuck:
+            if Key(sandbox.id, step.ifname) in stuck:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
-            elif sandbox is not None:
+            else:
                 self._attach(progress, sandbox, step)
-        if sandbox is None and not desired.ended:
-            for position in range(len(desired.attachments)):
-                progress.held_up(position, State.PENDING, "NoSandbox", "the pod has no running sandbox yet")
+
+    def _decide(self, desired: Desired, sandbox: Sandbox | None) -> tuple[Desired, Plan]:
+        """Plan, and look into the sandbox for what the plan needs to know."""
+        if sandbox is None:
+            return desired, plan(desired, None, self._records(desired, None), ())
+        desired = self._claims.claim_once(desired, sandbox)
+        decided = plan(desired, sandbox.id, self._records(desired, sandbox), ())
+        if not decided.attach:
+            return desired, decided
+        links = self._claims.names(sandbox)
+        decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
+        if any(step.hold.reason == INTERFACE_EXISTS for step in decided.withhold):
+            desired = self._claims.claim(desired, sandbox)  # it may be this very wish that a runtime fulfilled
+            decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
+        return desired, decided
 
     def _attach(self, progress: Progress, sandbox: Sandbox, step: Attach) -> None:
         uid, wish = progress.desired.pod.uid, _wish(step)
@@ -223,31 +236,6 @@ class Engine:
             records.update({record.key: record for record in self._journal.of_sandbox(sandbox.id)})
         return tuple(records.values())
 
-    def _names(self, sandbox: Sandbox) -> frozenset[str]:
-        try:
-            with self._view.opened(sandbox.namespace.path) as fd:
-                return frozenset(link.name for link in self._kernel.pod_links(fd))
-        except (OSError, errors.CNIError):
-            return frozenset()  # the sandbox went away; each attachment will say so
-
-    def _claim(self, desired: Desired, sandbox: Sandbox) -> Desired:
-        """Adopt, once for each sandbox, what a runtime attached because the annotation asked (agent.adopt)."""
-        if sandbox.id in desired.examined:
-            return desired
-        links = self._names(sandbox)
-        served = {one.key.ifname: one for one in self._journal.of_sandbox(sandbox.id)}
-        bases = {one.ifname: _from_cache(one, sandbox) for one in self._cached(sandbox.id) if one.ifname not in served}
-        bases |= {name: one for name, one in served.items() if one.origin is Origin.RUNTIME}
-        candidates = [adopt.Candidate(network.name(base.config, ""), ifname) for ifname, base in bases.items()]
-        for claim in adopt.claims(desired.asked, candidates, links):
-            record = adopted(bases[claim.ifname], claim.asked.element, desired.pod)
-            self._journal.begin(replace(record, ifindex=0), durable=True)
-            log.info("pod %s: adopted %s, attached by the runtime", desired.pod, record.key)
-        return self._journal.want(
-            desired.pod.uid,
-            lambda now: replace(now or desired, examined=(*(now or desired).examined[-7:], sandbox.id)),
-        )
-
     def _release(self, desired: Desired, names: Collection[str]) -> Desired:
         def change(now: Desired | None) -> Desired:
             before = now or desired
@@ -271,13 +259,13 @@ class Engine:
         )
         self._outcomes.publish(outcome)
 
-    def _hold_up(self, progress: Progress, problem: NotReady | Refused) -> None:
+    def _hold_up(self, progress: Progress, problem: NotReady | Refused, retry_s: float = 1.0) -> None:
         state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
         for position in range(len(progress.desired.attachments)):
             progress.held_up(position, state, problem.reason, str(problem))
         self._tell(progress, settled=True)
         if state is State.PENDING:
-            self._workers.touch_after(progress.desired.pod.uid, 1.0)
+            self._workers.touch_after(progress.desired.pod.uid, retry_s)
 
     def _retry(self, uid: PodUID, not_before: float) -> None:
         if not_before != float("inf"):
@@ -347,18 +335,3 @@ def _asked(desired: Desired) -> tuple[Asked, ...]:
 
 def _wish(step: Attach) -> str:
     return f"{element(step.wanted)} {step.wanted.nad_uid} {step.wanted.config}"
-
-
-def _from_cache(cached: cache.Cached, sandbox: Sandbox) -> Record:
-    return Record(
-        key=Key(sandbox.id, cached.ifname),
-        origin=Origin.RUNTIME,
-        phase=Phase.ATTACHED,
-        network="",
-        element="",
-        config=cached.config_text,
-        namespace=sandbox.namespace,
-        args=cached.cni_args,
-        runtime=cached.capability_args,
-        result=cached.result,
-    )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from agent.model import ContainerID, Desired, Hold, Origin, Phase, Record, State, Wanted
 from cni import multinet
 
+INTERFACE_EXISTS = "InterfaceExists"
 RESERVED = ("lo", "eth0")  # never ours to make, whatever an annotation says
 
 
@@ -122,7 +123,7 @@ def _conflict(ifname: str, taken: Collection[str]) -> Hold | None:
     if ifname in taken:
         return Hold(
             State.PENDING,
-            "InterfaceExists",
+            INTERFACE_EXISTS,
             f"interface {ifname} exists in the pod and is not ours to replace",
         )
     return None

@@ -48,6 +48,11 @@ class Progress:
     def held_up(self, position: int, state: State, reason: str, message: str) -> None:
         self.by_position[position] = self._outcome(position, state, reason, message)
 
+    def without_sandbox(self) -> None:
+        """Nothing can be attached; a pod that ended wants nothing."""
+        for position in range(0 if self.desired.ended else len(self.desired.attachments)):
+            self.held_up(position, State.PENDING, "NoSandbox", "the pod has no running sandbox yet")
+
     def detached(self, record: Record) -> None:
         self.present.discard(record.key.ifname)
 

@@ -102,4 +102,4 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 
 def _text(entries: list[Any]) -> str:
     """Write the list as the client library does: entries indented by 4, one after the other."""
-    return f"[{','.join(json.dumps(item, indent=4, ensure_ascii=False) for item in entries)}]"
+    return f"[{','.join(jsontext.dumps(item, indent=4) for item in entries)}]"

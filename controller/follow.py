@@ -88,14 +88,16 @@ class Follower(Generic[T]):
                 self._restarted(self._resource.path)
 
     def _run_once(self) -> None:
-        path = self._resource.path
+        path, is_old = self._resource.path, bool(self._version)
         try:
-            if not self._version:
+            if not is_old:
                 self._list()
             self._watch()
         except watch.Expired as problem:
             log.info("%s: too far behind, will be listed again: %s", path, problem)
             self._version = ""
+            if is_old:  # the API server is well, it was we who were away
+                self._backoff.succeeded()
         except Unknown as problem:
             if self._is_known:
                 log.warning("%s; there are none until it exists", problem)

@@ -27,6 +27,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client import rest
 
+from cni import jsontext
 from controller import follow, watch
 from controller.follow import Resource
 from controller.model import Event, Network, Pod, PodRef, network_from, pod_from
@@ -112,7 +113,8 @@ class Kube:
             log.warning("pod %s: event not taken: %s", pod.ref, problem)
 
     def _call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Mapping[str, Any]:
-        raw = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        # in Go's spelling: the tests of a JSON Patch are comparisons of bytes, with what the API server writes itself
+        raw = None if body is None else jsontext.dumps(body).encode("utf-8", "backslashreplace")
         headers = {} if raw is None else {"Content-Type": kind}
         response = self._request(method, path, headers, raw, READ_S)
         try:

@@ -16,6 +16,7 @@ def asked(network: str, interface: str = "") -> Asked:
 @pytest.mark.parametrize(
     ("wishes", "there", "links", "claimed"),
     [
+        ([asked("blue")], [Candidate("blue", "net1"), Candidate("blue", "net2")], ["net1", "net2"], ["net2"]),
         ([asked("blue", "x1")], [Candidate("blue", "x1")], ["x1"], ["x1"]),
         ([asked("blue", "x1")], [Candidate("red", "x1")], ["x1"], []),
         ([asked("blue", "x1")], [Candidate("blue", "x2")], ["x2"], []),
@@ -29,8 +30,8 @@ def asked(network: str, interface: str = "") -> Asked:
          ["net2", "net10"]),
         ([asked("blue"), asked("blue", "net1")], [Candidate("blue", "net1")], ["net1"], ["net1"]),
     ],
-    ids=["named", "other-network", "other-interface", "link-gone", "nobody-asked", "unnamed", "not-counted",
-         "unnamed-eth0", "named-eth0", "counted-in-order", "explicit-name-first"],
+    ids=["default-network-of-the-same-network", "named", "other-network", "other-interface", "link-gone", "nobody-asked",
+         "unnamed", "not-counted", "unnamed-eth0", "named-eth0", "counted-in-order", "explicit-name-first"],
 )  # fmt: skip
 def test_only_what_was_asked_for_and_is_there_is_claimed(wishes, there, links, claimed):
     assert [claim.ifname for claim in claims(wishes, there, links)] == claimed

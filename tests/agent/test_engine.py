@@ -287,6 +287,14 @@ def test_a_runtime_that_is_away_makes_wait_and_touches_nothing(story):
     story.outcome(lambda one: one.released == ("x1",))
 
 
+def test_a_defect_of_ours_is_told_and_tried_again(story):
+    story.world.fails["x1"] = RuntimeError("a bug")
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Pending", "InternalError")]
+    del story.world.fails["x1"]
+    story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
+
+
 def test_a_host_network_pod_is_refused(story):
     story.world.sandboxes[POD.uid] = Refused("HostNetwork", "node's own")
     story.apply("r1", wish("a", "x1"))
@@ -376,6 +384,28 @@ def test_what_was_asked_for_before_the_sandbox_came_is_adopted_though_the_annota
     story.world.sandboxes[POD.uid] = SANDBOX
     story.outcome(lambda one: states(one) == [("x2", "Attached", "")] and one.released == ("x1",))
     assert story.world.links["s1"] == {"lo", "eth0", "x2"}
+
+
+def test_what_a_runtime_attached_before_anyone_told_us_is_adopted_when_it_is_asked_for(story):
+    story.world.cached = (cached("blue", "x1"),)
+    story.world.links["s1"] |= {"x1"}
+    story.apply("r1", wish("red", "x2", config=CONFIG.replace("blue", "red")))
+    story.settled("r1")
+    story.apply("r2", wish("blue", "x1", config=CONFIG))
+    assert states(story.settled("r2")) == [("x1", "Attached", "")]
+    assert story.world.done == ["+x2", "-x2"]
+
+
+def test_a_dead_sandboxs_failing_delete_does_not_keep_the_living_one_waiting(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.fails["del x1"] = NotReady("R", "switch is away")
+    story.world.links["s9"] = {"lo", "eth0"}
+    story.world.sandboxes[POD.uid] = Sandbox(ContainerID("s9"), Namespace("/run/netns/s9", 4, 9))
+    outcome = story.outcome(lambda one: one.sandbox == "s9")
+    assert states(outcome)[0] == ("x1", "Attached", "")
+    del story.world.fails["del x1"]
+    story.outcome(lambda one: len(one.attachments) == 1)
 
 
 def test_a_held_element_keeps_what_is_attached(story):

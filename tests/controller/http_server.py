@@ -56,7 +56,8 @@ class Request(BaseHTTPRequestHandler):
 
     def _go(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
-        self.body = json.loads(self.rfile.read(size)) if size else None
+        self.raw = self.rfile.read(size)
+        self.body = json.loads(self.raw) if size else None
         type(self).answer(self)
 
     do_GET = do_POST = do_PATCH = _go  # noqa: N815
