@@ -30,7 +30,7 @@ def asked(network: str, interface: str = "") -> Asked:
          ["net2", "net10"]),
         ([asked("blue"), asked("blue", "net1")], [Candidate("blue", "net1")], ["net1"], ["net1"]),
     ],
-    ids=["default-network-of-the-same-network", "named", "other-network", "other-interface", "link-gone", "nobody-asked",
+    ids=["same-network-as-default", "named", "other-network", "other-interface", "link-gone", "nobody-asked",
          "unnamed", "not-counted", "unnamed-eth0", "named-eth0", "counted-in-order", "explicit-name-first"],
 )  # fmt: skip
 def test_only_what_was_asked_for_and_is_there_is_claimed(wishes, there, links, claimed):
