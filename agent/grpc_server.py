@@ -95,6 +95,7 @@ def _desired(request: Any) -> Desired:
         revision=request.revision,
         attachments=tuple(_wanted(one, position) for position, one in enumerate(request.attachments)),
         ended=request.ended,
+        keep=tuple(request.keep),
     )
 
 

@@ -8,7 +8,8 @@ Rules
 4. Half-made attachments (phase ADDING) are removed first, whoever wants them.
 5. A name that another attachment of the pod holds is not taken from it: the later wish waits.
 6. What a runtime attached without an annotation's asking is never touched, and its name is taken.
-7. A held element is not attached; where it is attached already, it stays.
+7. A held element is not attached; where it is attached already, it stays. So does what is attached under the name
+   that an element asks for which is wrong as it stands.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def plan(desired: Desired, sandbox: ContainerID | None, records: Collection[Reco
     mine = [record for record in records if record.origin is not Origin.RUNTIME]
     usable = [one for one in mine if one.key.container_id == sandbox and one.phase is Phase.ATTACHED]
     keep = () if desired.ended else tuple(_matches(desired.attachments, usable))
-    kept = {step.record.key for step in keep}
+    asked = {wanted.selection.interface for wanted in desired.attachments}
+    spared = set() if desired.ended else set(desired.keep) - asked
+    kept = {step.record.key for step in keep} | {one.key for one in usable if one.key.ifname in spared}
     detach = tuple(record for record in mine if record.key not in kept)
     if desired.ended or sandbox is None:
         return Plan(detach, (), (), ())

@@ -64,7 +64,8 @@ class Agents:
     def apply(self, ref: PodRef, wish: Desired) -> None:
         """Replace the pod's desired set."""
         attachments = [_attachment(one) for one in wish.attachments]
-        self._send(api.ApplyRequest(pod=_pod(ref), revision=wish.revision, attachments=attachments))
+        request = api.ApplyRequest(pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep)
+        self._send(request)
 
     def end(self, ref: PodRef) -> None:
         """Have everything of the pod detached, and the pod forgotten."""

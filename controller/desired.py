@@ -68,6 +68,11 @@ class Desired:
     attachments: tuple[Attachment, ...] = ()
     refusals: tuple[Refusal, ...] = ()
 
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """The interfaces that wrong elements name: what is attached there stays until they are mended."""
+        return tuple(sorted({one.interface for one in self.refusals if one.interface}))
+
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
@@ -107,7 +112,7 @@ def desired(pod: Pod, lookup: Callable[[str], Network | None], policy: Policy) -
             refusals.append(refusal)
         if isinstance(element, multinet.Selection) and element.interface not in _RESERVED:
             attachments.append(_attachment(element, lookup, refusal))
-    return Desired(_revision(attachments), tuple(attachments), tuple(refusals))
+    return Desired(_revision(attachments, refusals), tuple(attachments), tuple(refusals))
 
 
 def _refusal(
@@ -137,6 +142,7 @@ def _attachment(
     return Attachment(element, network.config, network.uid, network.resource_version)
 
 
-def _revision(attachments: list[Attachment]) -> str:
-    text = json.dumps([astuple(attachment) for attachment in attachments], default=str)
+def _revision(attachments: list[Attachment], refusals: list[Refusal]) -> str:
+    everything = [[astuple(attachment) for attachment in attachments], [refusal.interface for refusal in refusals]]
+    text = json.dumps(everything, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -83,7 +83,7 @@ def delete_and_see_nothing_left(node: Node, pod: Pod, *stores: str) -> None:
     """Delete the pod; nothing of it may be left: ours, its primary address, one of these networks, Multus' caches."""
     container, address = sandbox(node, pod), pod.reported()["eth0"]["ips"][0]
     assert multus_daemon.remembered(node, container)
-    assert address in audit.addresses(node)
+    assert address in audit.addresses(node, "lane")
     pod.delete()
     audit.wait_clean(node, {pod.uid})
     wait_until("Multus forgets the pod", lambda: not multus_daemon.remembered(node, container))

@@ -167,3 +167,20 @@ def test_a_pod_that_asks_from_the_start_is_served_without_multus(ns):
     pod = ns.pod("a", [{"name": "blue", "interface": "x1"}])
     assert pod.get()["metadata"]["annotations"][NETWORKS]
     pod.wait_ready("x1")
+
+
+def test_a_slip_of_the_pen_in_one_element_does_not_unplug_it(ns):
+    ns.network("blue", networks.native("br-blue", capabilities={"mac": True}))
+    pod = ns.pod("a")
+    element = {"name": "blue", "interface": "x1", "mac": "02:00:00:00:12:34"}
+    pod.plug([element])
+    pod.wait_ready("x1")
+    before = pod.sh("cat /sys/class/net/x1/ifindex")
+    pod.plug([{**element, "mac": "02:00:00:00:12:3Z"}])
+    pod.wait_event("InterfaceAddRejected", "x1", "12:3Z")
+    pod.wait("the condition says so", lambda: pod.condition()["status"] == "False")
+    assert pod.sh("cat /sys/class/net/x1/ifindex") == before
+    assert "x1" in pod.reported()
+    pod.plug([element])
+    pod.wait_ready("x1")
+    assert pod.sh("cat /sys/class/net/x1/ifindex") == before

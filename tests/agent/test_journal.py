@@ -70,6 +70,7 @@ DESIRED = Desired(
         Wanted(multinet.Selection("ns", "blue", interface="net1"), '{"type":"x"}', "n1", "12"),
         Wanted(multinet.Selection("ns", "red"), "", hold=Hold(State.PENDING, "NetworkNotFound", "no red")),
     ),
+    keep=("typo",),
     asked=(Asked('{"name":"blue"}', "blue"),),
     released=("net9",),
     examined=(ContainerID("c1"),),

@@ -109,6 +109,15 @@ def test_a_held_element_is_not_attached_but_stays_where_it_is_attached():
     assert kept.detach == ()
 
 
+def test_what_a_wrong_element_names_stays_until_it_is_mended_or_the_pod_ends():
+    there = record(wish("a", "x1"), "x1")
+    assert decide(keep=("x1",), records=(there,)).detach == ()
+    assert decide(keep=("x2",), records=(there,)).detach == (there,)
+    assert decide(keep=("x1",), records=(there,), ended=True).detach == (there,)
+    replaced = decide(wish("b", "x1"), keep=("x1",), records=(there,))  # two elements ask for x1: the good one counts
+    assert (replaced.detach, names(replaced.attach)) == ((there,), ["x1"])
+
+
 def test_a_taken_name_is_withheld_and_the_rest_attached():
     decided = decide(wish("a", "eth1"), wish("b", "x1"), links=(*ETH0, "eth1"))
     assert [(step.position, step.hold.reason, step.hold.state) for step in decided.withhold] == [
