@@ -79,7 +79,8 @@ class Attachments:
             except OSError:
                 alive = False
             try:
-                chain.delete(net, self._call(record, alive=alive), self._plugin, record.result)
+                ours = alive and self._is_ours(record, fd)
+                chain.delete(net, self._call(record, alive=ours), self._plugin, record.result)
                 if alive:
                     self._clear(record, fd)
             except (errors.CNIError, OSError) as problem:
@@ -115,10 +116,24 @@ class Attachments:
         except NotReady as problem:
             log.warning("%s: undoing the failed ADD failed, will be retried: %s", record.key, problem)
 
+    def _is_ours(self, record: Record, fd: int) -> bool:
+        """Whether plugins may act on what bears the interface's name in the pod: they delete by name.
+
+        A link of ours that was renamed gets its name back; what has taken the name meanwhile is not touched.
+        """
+        named = self._kernel.pod_link(fd, record.key.ifname)
+        if not record.ifindex or (named is not None and named.index == record.ifindex):
+            return True
+        if named is not None:
+            return False
+        if (renamed := self._kernel.pod_link_at(fd, record.ifindex)) is not None:
+            self._kernel.rename_in_pod(fd, renamed, record.key.ifname)
+        return True
+
     def _clear(self, record: Record, fd: int) -> None:
         """After the DEL: a link that survived it goes, if it is the one that the ADD made; old routes come back."""
-        link = self._kernel.pod_link(fd, record.key.ifname)
-        if link is not None and record.ifindex == link.index:
+        link = self._kernel.pod_link_at(fd, record.ifindex) if record.ifindex else None
+        if link is not None:
             self._kernel.delete_in_pod(fd, link)
         for route in record.displaced:
             self._kernel.restore_default_route(fd, route)
@@ -200,7 +215,7 @@ REASONS: Mapping[int, str] = {
 }
 
 
-def adopted(base: Record, asked_element: str, pod: Pod) -> Record:
+def adopted(base: Record, asked_element: str, pod: Pod, ifindex: int) -> Record:
     """Return the record of an attachment that a runtime made and an annotation asked for."""
     wish = json.loads(asked_element)
     return replace(
@@ -209,4 +224,5 @@ def adopted(base: Record, asked_element: str, pod: Pod) -> Record:
         element=asked_element,
         network=f"{wish['namespace']}/{wish['name']}",
         pod=pod,
+        ifindex=ifindex,
     )

@@ -5,13 +5,13 @@ asked (agent.adopt decides). From then on it is an attachment like our own, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agent import adopt, cache, netns, network
 from agent.attach import adopted
 from agent.journal import Journal
-from agent.model import ContainerID, Desired, Key, Origin, Phase, Record
+from agent.model import Asked, ContainerID, Desired, Key, Origin, Phase, Record
 from agent.netlink import Kernel
 from agent.sandboxes import Sandbox
 from cni import errors
@@ -32,29 +32,33 @@ class Claims:
 
     def claim_once(self, desired: Desired, sandbox: Sandbox) -> Desired:
         """Claim, unless this sandbox was looked into before."""
-        return desired if sandbox.id in desired.examined else self.claim(desired, sandbox)
+        return desired if sandbox.id in desired.examined else self.claim(desired, sandbox, desired.asked)
 
-    def claim(self, desired: Desired, sandbox: Sandbox) -> Desired:
-        """Adopt what is to be adopted in this sandbox; return the desired set, which remembers that it was done."""
+    def claim(self, desired: Desired, sandbox: Sandbox, asked: Sequence[Asked]) -> Desired:
+        """Adopt what these wishes asked for in this sandbox; return the desired set, which remembers that it was done.
+
+        A wish that an attachment fulfils already must not be among them: it would claim another one.
+        """
         served = {one.key.ifname: one for one in self._journal.of_sandbox(sandbox.id)}
         bases = {one.ifname: _from_cache(one, sandbox) for one in self._cached(sandbox.id) if one.ifname not in served}
         bases |= {name: one for name, one in served.items() if one.origin is Origin.RUNTIME}
         candidates = [adopt.Candidate(network.name(base.config, ""), ifname) for ifname, base in bases.items()]
-        for claim in adopt.claims(desired.asked, candidates, self.names(sandbox)):
-            record = adopted(bases[claim.ifname], claim.asked.element, desired.pod)
+        links = self.links(sandbox) or {}
+        for claim in adopt.claims(asked, candidates, links):
+            record = adopted(bases[claim.ifname], claim.asked.element, desired.pod, links[claim.ifname])
             self._journal.begin(record, durable=True)
             log.info("pod %s: adopted %s, attached by the runtime", desired.pod, record.key)
         return self._journal.want(
             desired.pod.uid, lambda now: replace(now or desired, examined=(*(now or desired).examined[-7:], sandbox.id))
         )
 
-    def names(self, sandbox: Sandbox) -> frozenset[str]:
-        """Return the interfaces that are in the sandbox now."""
+    def links(self, sandbox: Sandbox) -> Mapping[str, int] | None:
+        """Return the interfaces that are in the sandbox now, name to index; None where nobody can tell."""
         try:
             with self._view.opened(sandbox.namespace.path) as fd:
-                return frozenset(link.name for link in self._kernel.pod_links(fd))
+                return {link.name: link.index for link in self._kernel.pod_links(fd)}
         except (OSError, errors.CNIError):
-            return frozenset()  # the sandbox went away; each attachment will say so
+            return None  # the sandbox went away; each attachment will say so
 
 
 def _from_cache(cached: cache.Cached, sandbox: Sandbox) -> Record:

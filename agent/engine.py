@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from agent import adopt, metrics, netns, network
@@ -36,6 +36,7 @@ from agent.model import (
     Record,
     Refused,
     State,
+    Wanted,
 )
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
@@ -48,6 +49,7 @@ from cni import errors
 
 SWEEP_S = 5.0  # how late a sandbox that was stopped or replaced behind our back is noticed
 TICK_S = 0.25  # how late a pod's first sandbox is noticed
+RELOOK_S = 60.0  # how often every pod gets a pass though nothing is known to have happened
 SLOW_S = 1.0  # a pass that takes longer tells what it has reached so far
 
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class Engine:
         self._sweeper.start()
 
     def caught_up(self) -> bool:
-        """Whether everything that was in the journal at the start has had its first pass."""
+        """Whether all that was in the journal at the start has been told of: passes done, or known to take long."""
         return not self._first
 
     def close(self) -> None:
@@ -104,10 +106,10 @@ class Engine:
 
         def merge(before: Desired | None) -> Desired:
             if before is None:
-                return replace(wanted, asked=adopt.remember((), _asked(wanted)))
+                return replace(wanted, asked=adopt.remember((), _asked(wanted.attachments)))
             if before.revision != wanted.revision:
                 self._retries.forget(uid)
-            asked = adopt.remember(before.asked, _asked(wanted))
+            asked = adopt.remember(before.asked, _asked(wanted.attachments))
             return replace(wanted, asked=asked, released=before.released, examined=before.examined)
 
         if wanted.ended and self._journal.desired(uid) is None:
@@ -148,6 +150,7 @@ class Engine:
         finally:
             del self._passes[uid]
         self._settled[uid] = progress.sandbox
+        self._first.discard(uid)
         self._tell(progress, settled=True)
         metrics.PASSES.observe(time.monotonic() - started)
 
@@ -172,15 +175,15 @@ class Engine:
     def _decide(self, desired: Desired, sandbox: Sandbox | None) -> tuple[Desired, Plan]:
         """Plan, and look into the sandbox for what the plan needs to know."""
         if sandbox is None:
-            return desired, plan(desired, None, self._records(desired, None), ())
+            return desired, plan(desired, None, self._records(desired, None), None)
         desired = self._claims.claim_once(desired, sandbox)
-        decided = plan(desired, sandbox.id, self._records(desired, sandbox), ())
-        if not decided.attach:
+        decided = plan(desired, sandbox.id, self._records(desired, sandbox), None)
+        if not decided.attach and not decided.keep:
             return desired, decided
-        links = self._claims.names(sandbox)
+        links = self._claims.links(sandbox)
         decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
-        if any(step.hold.reason == INTERFACE_EXISTS for step in decided.withhold):
-            desired = self._claims.claim(desired, sandbox)  # it may be this very wish that a runtime fulfilled
+        if met := [step.wanted for step in decided.withhold if step.hold.reason == INTERFACE_EXISTS]:
+            desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled
             decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
         return desired, decided
 
@@ -282,7 +285,7 @@ class Engine:
     # -- the sweep ----------------------------------------------------------------------------------------------
 
     def _sweep_for_ever(self) -> None:
-        last = 0.0
+        last, looked = 0.0, time.monotonic()
         while not self._closing.wait(TICK_S):
             self._tell_slow_ones()
             waits = any(not sandbox for sandbox in self._settled.values())
@@ -292,6 +295,10 @@ class Engine:
                     self._sweep()
                 except Exception:
                     log.exception("sweep")
+            if time.monotonic() - looked >= RELOOK_S:
+                looked = time.monotonic()
+                for desired in self._journal.pods():
+                    self._workers.touch(desired.pod.uid)
 
     def _sweep(self) -> None:
         living = self._sandboxes.refresh()
@@ -322,15 +329,14 @@ class Engine:
 
     def _tell_slow_ones(self) -> None:
         now = time.monotonic()
-        for progress in list(self._passes.values()):
+        for uid, progress in list(self._passes.items()):
             if now - progress.started > SLOW_S:
                 self._tell(progress, settled=False)
+                self._first.discard(uid)
 
 
-def _asked(desired: Desired) -> tuple[Asked, ...]:
-    return tuple(
-        Asked(element(wanted), network.name(wanted.config, wanted.selection.name)) for wanted in desired.attachments
-    )
+def _asked(wishes: Iterable[Wanted]) -> tuple[Asked, ...]:
+    return tuple(Asked(element(wanted), network.name(wanted.config, wanted.selection.name)) for wanted in wishes)
 
 
 def _wish(step: Attach) -> str:

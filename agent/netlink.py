@@ -69,6 +69,19 @@ class Kernel:
         with _inside(netns_fd) as pod:
             return _get(pod, ifname)
 
+    def pod_link_at(self, netns_fd: int, index: int) -> Link | None:
+        """Return the pod's link of that index, whatever it is called by now, or None."""
+        with _inside(netns_fd) as pod:
+            return _found(pod, f"link {index}", {"index": index}, [])
+
+    def rename_in_pod(self, netns_fd: int, link: Link, name: str) -> None:
+        """Give a link of the pod another name; it is down for that moment."""
+        with _inside(netns_fd) as pod, _translated(f"rename {link.name} to {name}"):
+            pod.do(rtnl.SETLINK, {"index": link.index, "flags": 0, "change": 1}, [])
+            pod.do(rtnl.SETLINK, {"index": link.index}, [("IFLA_IFNAME", name)])
+            if link.up:
+                pod.do(rtnl.SETLINK, {"index": link.index, **_UP}, [])
+
     def pod_links(self, netns_fd: int) -> tuple[Link, ...]:
         """Return all links of the pod."""
         with _inside(netns_fd) as pod, _translated("list links"):
@@ -153,9 +166,13 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _get(where: rtnl.Socket, name: str) -> Link | None:
-    with _translated(f"read link {name}"):
+    return _found(where, f"link {name}", {}, [("IFLA_IFNAME", name)])
+
+
+def _found(where: rtnl.Socket, what: str, fields: dict[str, Any], attributes: list[tuple[str, Any]]) -> Link | None:
+    with _translated(f"read {what}"):
         try:
-            return _link(where.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", name), _NO_STATISTICS]))
+            return _link(where.get(rtnl.GETLINK, fields, [*attributes, _NO_STATISTICS]))
         except rtnl.KernelError as problem:
             if problem.code in _NO_LINK:
                 return None

@@ -5,7 +5,8 @@ Rules
 2. An element without `interface` is matched to what was attached for an equal element before, oldest first; else it
    gets the first free `net<n>`.
 3. A changed element of the same interface name is a replacement: detach, then attach.
-4. Half-made attachments (phase ADDING) are removed first, whoever wants them.
+4. Half-made attachments (phase ADDING), and those whose link is gone from the pod, are removed first and then made
+   anew where they are wanted.
 5. A name that another attachment of the pod holds is not taken from it: the later wish waits.
 6. What a runtime attached without an annotation's asking is never touched, and its name is taken.
 7. A held element is not attached; where it is attached already, it stays. So does what is attached under the name
@@ -14,7 +15,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.model import ContainerID, Desired, Hold, Origin, Phase, Record, State, Wanted
@@ -65,10 +66,16 @@ def element(wanted: Wanted) -> str:
     return multinet.to_json(wanted.selection)
 
 
-def plan(desired: Desired, sandbox: ContainerID | None, records: Collection[Record], links: Collection[str]) -> Plan:
-    """Decide one pass. `sandbox`: the pod's living one, if any; `links`: the names in its namespace now."""
+def plan(
+    desired: Desired, sandbox: ContainerID | None, records: Collection[Record], links: Mapping[str, int] | None
+) -> Plan:
+    """Decide one pass. `sandbox`: the pod's living one, if any.
+
+    `links`: the interfaces that are in its namespace now, name to index; None where nobody has looked.
+    """
     mine = [record for record in records if record.origin is not Origin.RUNTIME]
-    usable = [one for one in mine if one.key.container_id == sandbox and one.phase is Phase.ATTACHED]
+    whole = [one for one in mine if one.key.container_id == sandbox and one.phase is Phase.ATTACHED]
+    usable = [one for one in whole if not _is_lost(one, links)]
     keep = () if desired.ended else tuple(_matches(desired.attachments, usable))
     asked = {wanted.selection.interface for wanted in desired.attachments}
     spared = set() if desired.ended else set(desired.keep) - asked
@@ -76,8 +83,8 @@ def plan(desired: Desired, sandbox: ContainerID | None, records: Collection[Reco
     detach = tuple(record for record in mine if record.key not in kept)
     if desired.ended or sandbox is None:
         return Plan(detach, (), (), ())
-    leaving = {record.key.ifname for record in detach if record.key.container_id == sandbox}
-    taken = {record.key.ifname for record in records if record.key.container_id == sandbox} | set(links)
+    leaving = {one.key.ifname for one in detach if one.key.container_id == sandbox and not _is_displaced(one, links)}
+    taken = {record.key.ifname for record in records if record.key.container_id == sandbox} | set(links or ())
     attach, withhold = _additions(desired.attachments, {step.position for step in keep}, taken - leaving)
     return Plan(detach, keep, attach, withhold)
 
@@ -90,6 +97,17 @@ def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep
         if found is not None:
             free.remove(found)
             yield Keep(position, found)
+
+
+def _is_lost(record: Record, links: Mapping[str, int] | None) -> bool:
+    """Whether the link that the ADD made is gone, under whatever name."""
+    return links is not None and record.ifindex != 0 and record.ifindex not in links.values()
+
+
+def _is_displaced(record: Record, links: Mapping[str, int] | None) -> bool:
+    """Whether another link bears the interface's name now: its DEL will not free the name."""
+    there = (links or {}).get(record.key.ifname, 0)
+    return record.ifindex != 0 and there not in (0, record.ifindex)
 
 
 def _fulfils(record: Record, wanted: Wanted) -> bool:

@@ -74,6 +74,16 @@ class Pod:
     def is_completed(self) -> bool:
         return self.phase in {"Succeeded", "Failed"}
 
+    def has_interfaces(self) -> bool:
+        """Whether its status tells of interfaces besides the default network's, whoever made them."""
+        try:
+            entries = json.loads(self.network_status or "[]")
+        except ValueError:
+            return False
+        return isinstance(entries, list) and any(
+            isinstance(entry, dict) and entry.get("interface") and entry.get("default") is not True for entry in entries
+        )
+
     def says_the_same(self, other: Pod) -> bool:
         """Whether nothing that matters here differs. Most updates of a pod are the kubelet's and none of ours."""
         return _what_matters(self) == _what_matters(other)

@@ -14,6 +14,8 @@ Rules
    every interface of this one removed.
 5. The event comes after the patch: whoever crashes in between tells nothing twice. Where it is not known whether a
    patch was made, the pod shows it.
+6. The agent is sent an empty set for a pod that asks for nothing, but got interfaces from somebody else: it must know
+   that no annotation asked for them before one asks for something alike.
 """
 
 from __future__ import annotations
@@ -153,7 +155,7 @@ class Reconciler:
             with self._lock:
                 self._edited[uid] = time.monotonic()
             self._publishers.touch_after(uid, OVERDUE_S)
-        if new is None or new.networks is not None or new.condition is not None or self._dialogue.knows(uid):
+        if new is None or _concerns_us(new) or self._dialogue.knows(uid):
             self._appliers.touch(uid)
 
     def _network_changed(self, old: Network | None, new: Network | None) -> None:
@@ -178,7 +180,7 @@ class Reconciler:
         """Send what the agent has not got yet; return whether there was anything."""
         is_known = self._dialogue.knows(pod.ref.uid)
         match wish:
-            case Desired() if wish.attachments or is_known:
+            case Desired() if wish.attachments or is_known or pod.has_interfaces():  # rule 6
                 letter = Letter(pod.ref, wish.revision, pod.sandbox_hint)
             case NotApplicable.COMPLETED if is_known:
                 letter = Letter(pod.ref, ENDED)
@@ -300,6 +302,10 @@ class Reconciler:
             return self.networks.get(name)
 
         return desired(pod, lookup, self._policy)
+
+
+def _concerns_us(pod: Pod) -> bool:
+    return pod.networks is not None or pod.condition is not None or pod.has_interfaces()
 
 
 def _is_edit(old: Pod | None, new: Pod) -> bool:

@@ -6,6 +6,8 @@ Rule 2: killed with -9 it leaves that configuration, so new pods wait for its re
         and new pods would bypass Multus: that is not done here.
 Rule 3: its configuration is that of the shipped manifest, without the paths that only its container has. What is in
         it beats the shim's configuration in every call, so `defaultNetworks` is set there.
+Rule 4: the primary network is given to it as a single configuration: of a list, this version of Multus keeps only
+        types for the DEL, so that no pod would give its address back (multus-cni issue 1449).
 """
 
 import json
@@ -27,6 +29,7 @@ ACCOUNT = "multus"
 CACHE = "/var/lib/cni/multus"
 _SHIM_CONFIG = "/etc/cni/net.d/00-multus.conf"
 _DAEMON_CONFIG = "/etc/cni/net.d/multus.d/daemon-config.json"
+_PRIMARY = "/etc/cni/multus/primary"
 _SOCKET = "/run/multus/multus.sock"
 _CREDENTIALS = "/run/secrets/kubernetes.io/serviceaccount"
 _RULES = (
@@ -50,6 +53,7 @@ class Multus:
         self.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(_objects()))
         for node in self.cluster.nodes:
             shutil.copy(build.tools() / "multus-shim", node.path("/opt/cni/bin/multus-shim"))
+            _write_primary(node)
             credentials = node.path(_CREDENTIALS)
             credentials.mkdir(parents=True, exist_ok=True)
             (credentials / "token").write_text(self.cluster.token(NAMESPACE, ACCOUNT))
@@ -62,7 +66,7 @@ class Multus:
             "logLevel": "verbose",
             "logToStderr": True,
             "cniConfigDir": "/etc/cni/net.d",
-            "multusAutoconfigDir": "/etc/cni/net.d",
+            "multusAutoconfigDir": _PRIMARY,
             "multusConfigFile": "auto",
             "socketDir": os.path.dirname(_SOCKET) + "/",  # noqa: PTH120 with the slash that the manifest has
             **({"defaultNetworks": list(default_networks)} if default_networks else {}),
@@ -101,6 +105,14 @@ def remembered(node: Node, sandbox: str) -> list[str]:
     """Return what Multus has cached of a sandbox: its delegates, and their results."""
     found = [*node.path(CACHE).glob("*"), *node.path(f"{CACHE}/results").glob("*")]
     return sorted(path.name for path in found if sandbox in path.name)
+
+
+def _write_primary(node: Node) -> None:
+    network = json.loads(node.path("/etc/cni/net.d/10-lane.conflist").read_text())
+    (plugin,) = network.pop("plugins")
+    folder = node.path(_PRIMARY)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "10-lane.conf").write_text(json.dumps({**network, **plugin}))
 
 
 def _objects() -> list[object]:

@@ -24,7 +24,7 @@ def product(cluster: Cluster) -> Iterator[Product]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def multus(cluster: Cluster, product: Product, api: Api, node: Node) -> Iterator[Multus]:
+def multus(cluster: Cluster, product: Product, api: Api, node: Node) -> Iterator[Multus]:  # noqa: ARG001 before it
     """Multus, installed and running, and every new pod's network is its business."""
     multus = Multus(cluster)
     multus.install()

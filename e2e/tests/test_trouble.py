@@ -184,3 +184,49 @@ def test_a_slip_of_the_pen_in_one_element_does_not_unplug_it(ns):
     pod.plug([element])
     pod.wait_ready("x1")
     assert pod.sh("cat /sys/class/net/x1/ifindex") == before
+
+
+KINDS = {
+    "native": lambda name: networks.native("br-own", name=name),
+    "delegate": lambda name: networks.reference_bridge("br-own2", "10.68.0.0/24", name=name),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interface_that_the_pod_renamed_is_unplugged_all_the_same(ns, node, kind):
+    ns.network("own", KINDS[kind](f"ren{ns.name[:5]}"))
+    pod = ns.pod("a")
+    pod.plug("own@x1")
+    pod.wait_ready("x1")
+    pod.sh("ip link set x1 down; ip link set x1 name mine; ip link set mine up")
+    pod.plug("")
+    pod.wait_ready()
+    assert set(pod.interfaces()) == {"eth0"}
+    assert (audit.addresses(node, f"ren{ns.name[:5]}"), audit.host_ends(node)) == (set(), set())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interface_that_took_the_name_of_ours_is_not_harmed(ns, node, kind):
+    ns.network("own", KINDS[kind](f"tak{ns.name[:5]}"))
+    pod = ns.pod("a")
+    pod.plug("own@x1")
+    pod.wait_ready("x1")
+    pod.sh("ip link del x1; ip link add x1 type bridge")
+    mine = pod.sh("cat /sys/class/net/x1/ifindex")
+    pod.plug("")
+    pod.wait_ready()
+    assert pod.sh("cat /sys/class/net/x1/ifindex") == mine
+    assert audit.addresses(node, f"tak{ns.name[:5]}") == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interface_that_was_deleted_by_hand_comes_back_with_the_next_look(ns, kind):
+    ns.network("own", KINDS[kind](f"del{ns.name[:5]}"))
+    ns.network("blue", networks.native("br-blue"))
+    pod = ns.pod("a")
+    pod.plug("own@x1")
+    pod.wait_ready("x1")
+    pod.sh("ip link del x1")
+    pod.plug("own@x1,blue@x2")
+    pod.wait_ready("x1", "x2")
+    assert set(pod.interfaces()) == {"eth0", "x1", "x2"}

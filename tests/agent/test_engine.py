@@ -72,7 +72,7 @@ class World:
         return _Opened(path.rsplit("/", 1)[1])
 
     def pod_links(self, sandbox):
-        return tuple(_Link(name) for name in sorted(self.links[sandbox]))
+        return tuple(_Link(name, at) for at, name in enumerate(sorted(self.links[sandbox])))
 
 
 class _Opened:
@@ -87,8 +87,8 @@ class _Opened:
 
 
 class _Link:
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, index: int) -> None:
+        self.name, self.index = name, index
 
 
 class FakeAttachments:
@@ -394,6 +394,28 @@ def test_what_a_runtime_attached_before_anyone_told_us_is_adopted_when_it_is_ask
     story.apply("r2", wish("blue", "x1", config=CONFIG))
     assert states(story.settled("r2")) == [("x1", "Attached", "")]
     assert story.world.done == ["+x2", "-x2"]
+
+
+def test_a_wish_that_is_fulfilled_claims_no_second_interface_when_another_meets_one(story):
+    """Both are of that CNI network, and only one was asked for: the other is a default network of Multus."""
+    story.world.cached = (cached("blue", "net1"), cached("blue", "net2"))
+    story.world.links["s1"] |= {"net1", "net2"}
+    story.apply("r1", wish("blue", config=CONFIG))
+    assert states(story.settled("r1")) == [("net2", "Attached", "")]
+    red = wish("red", "net1", config=CONFIG.replace("blue", "red"))
+    story.apply("r2", wish("blue", config=CONFIG), red)
+    assert states(story.settled("r2")) == [("net2", "Attached", ""), ("net1", "Pending", "InterfaceExists")]
+    assert story.world.done == []
+
+
+def test_what_is_there_when_nothing_was_asked_for_is_not_claimed_by_a_later_wish(story):
+    story.world.cached = (cached("blue", "net1"),)
+    story.world.links["s1"] |= {"net1"}
+    story.apply("r1")
+    story.settled("r1")
+    story.apply("r2", wish("blue", config=CONFIG))
+    assert states(story.settled("r2")) == [("net2", "Attached", "")]
+    assert story.world.done == ["+net2"]
 
 
 def test_a_dead_sandboxs_failing_delete_does_not_keep_the_living_one_waiting(story):

@@ -41,7 +41,7 @@ def record(wanted: Wanted, ifname: str, *, number: int = 1, sandbox: ContainerID
 
 def decide(*wishes: Wanted, records: tuple[Record, ...] = (), links: tuple[str, ...] = ETH0, **more: object):
     present = {one.key.ifname for one in records if one.key.container_id == SANDBOX}
-    return plan(Desired(POD, "r", wishes, **more), SANDBOX, records, {*links, *present})
+    return plan(Desired(POD, "r", wishes, **more), SANDBOX, records, dict.fromkeys((*links, *present), 7))
 
 
 def names(steps) -> list[str]:
@@ -98,6 +98,20 @@ def test_what_is_half_made_goes_first_even_where_it_is_wanted():
     decided = decide(wish("a", "x1"), records=(half,))
     assert decided.detach == (half,)
     assert names(decided.attach) == ["x1"]
+
+
+def test_what_lost_its_link_is_made_anew_and_what_was_renamed_is_not():
+    there = record(wish("a", "x1"), "x1", ifindex=5)
+    desired = Desired(POD, "r", (wish("a", "x1"),))
+    for links, expected in (({"eth0": 2}, ["x1"]), ({"other": 5}, []), ({"x1": 5}, []), (None, [])):
+        assert names(plan(desired, SANDBOX, (there,), links).attach) == expected
+
+
+def test_a_name_that_the_pod_gave_to_another_link_is_not_free_when_ours_goes():
+    there = record(wish("a", "x1"), "x1", ifindex=5)
+    decided = plan(Desired(POD, "r", (wish("a", "x1"),)), SANDBOX, (there,), {"x1": 6})
+    assert (decided.detach, decided.attach) == ((there,), ())
+    assert [step.hold.reason for step in decided.withhold] == ["InterfaceExists"]
 
 
 def test_a_held_element_is_not_attached_but_stays_where_it_is_attached():

@@ -143,6 +143,21 @@ def test_a_pod_that_asks_for_nothing_is_left_alone(story):
     assert story.cluster.writes == []
 
 
+def test_a_pod_that_has_interfaces_without_asking_is_made_known_to_the_agent_and_left_alone(story):
+    """Multus attaches default networks: an edit that asks for such a network later must not be taken for their cause."""
+    story.cluster.annotate("p", network_status=build.entries())
+    story.rest()
+    assert story.agent.applied == []
+    story.cluster.annotate("p", network_status=build.entries("net1", network="kube-system/everyone"))
+    until(lambda: story.agent.applied)
+    story.rest()
+    assert len(story.agent.applied) == 1
+    assert story.cluster.writes == []
+    story.cluster.delete("p")
+    until(lambda: story.agent.requests("uid-p")[-1].ended)
+    story.rest()
+
+
 def test_updates_of_the_kubelet_cause_no_request(story):
     story.cluster.annotate("p", networks="blue@net1")
     until(lambda: story.condition() == (True, "AllAttached"))
