@@ -6,6 +6,7 @@ while the agent was down lie in <run-dir>/tombstones, in the same format, and ar
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agent.calls import Answer
-from cni import wire
+from cni import errors, wire
 
 TOMBSTONES_S = 5.0  # an executable that found no agent may write its tombstone after our start
 READ_S = 10.0
@@ -33,6 +34,7 @@ class Server:
     def __init__(self, run_dir: Path, handle: Handle) -> None:
         self._path = run_dir / "cni.sock"
         self._tombstones = run_dir / "tombstones"
+        self._tombstones.mkdir(mode=0o700, exist_ok=True)
         self._handle = handle
         self._pool = ThreadPoolExecutor(512, thread_name_prefix="cni")
         self._closing = threading.Event()
@@ -106,11 +108,20 @@ class Server:
             path.rename(path.with_suffix(".damaged"))
             return
         answer = self._handle(environ, stdin, None)
-        if answer.exit_code == 0:
+        if _is_hopeless(answer):
+            log.critical("tombstone %s is set aside: %s", path, answer.stdout.decode(errors="replace"))
+            path.rename(path.with_suffix(".damaged"))
+        elif answer.exit_code == 0:
             log.info("replayed %s for %s", environ.get("CNI_COMMAND"), environ.get("CNI_CONTAINERID"))
             path.unlink()
         else:
             log.warning("tombstone %s: %s; will be tried again", path.name, answer.stdout.decode(errors="replace"))
+
+
+def _is_hopeless(answer: Answer) -> bool:
+    """Whether the request itself is wrong: no replay will make it right."""
+    wrong = (errors.Code.INVALID_ENVIRONMENT, errors.Code.DECODE_FAILURE, errors.Code.INVALID_CONFIG)
+    return answer.exit_code != 0 and json.loads(answer.stdout).get("code") in wrong
 
 
 def listen(path: Path) -> socket.socket:

@@ -135,11 +135,10 @@ def keep(directory: bytes, request: bytes, reason: str) -> None:
 def bury(directory: bytes, request: bytes) -> bytes:
     """Write a tombstone that is there as a whole or not at all, and outlives a crash of this node's kernel."""
     graves = directory + b"/tombstones"
-    for path, mode in ((directory, 0o755), (graves, 0o700)):
-        try:  # noqa: SIM105 -- rule 6
-            posix.mkdir(path, mode)
-        except FileExistsError:
-            pass
+    if directory == RUN_DIR:
+        make(directory, 0o755)
+        make(graves, 0o700)
+    check_private(graves)
     name = b"%b/%d-%d" % (graves, time.time_ns(), posix.getpid())
     temporary, final = name + b".tmp", name + b".bin"
     file = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
@@ -152,6 +151,24 @@ def bury(directory: bytes, request: bytes) -> bytes:
         raise
     posix.fsync(posix.open(graves, posix.O_RDONLY | posix.O_CLOEXEC))  # the process ends now, and closes both
     return final
+
+
+def make(path: bytes, mode: int) -> None:
+    """Make a directory that may be there already."""
+    try:  # noqa: SIM105 -- rule 6
+        posix.mkdir(path, mode)
+    except FileExistsError:
+        pass
+
+
+def check_private(path: bytes) -> None:
+    """Refuse to write anywhere but into a directory that only its owner can enter, and that is ours.
+
+    The configuration may be a tenant's, and `runDir` is in it: only an agent makes such a place elsewhere.
+    """
+    status = posix.lstat(path)
+    if status.st_mode & 0o170077 != 0o040000 or status.st_uid != posix.geteuid():
+        raise PermissionError(f"{path.decode()} is not an agent's directory")
 
 
 def undo(call: dict[bytes, bytes], stdin: bytes) -> None:

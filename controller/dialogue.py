@@ -36,6 +36,7 @@ class Dialogue:
         self._lock = threading.Lock()
         self._outcomes: dict[PodUID, Outcome] = {}
         self._sent: dict[PodUID, tuple[int, Letter]] = {}
+        self._farewells: dict[PodUID, Outcome] = {}
         self._connection = 0
         self.is_connected = False
 
@@ -55,6 +56,7 @@ class Dialogue:
             if outcome.forgotten:
                 self._outcomes.pop(uid, None)
                 self._sent.pop(uid, None)
+                self._farewells[uid] = outcome
             else:
                 self._outcomes[uid] = outcome
 
@@ -67,6 +69,14 @@ class Dialogue:
 
     def outcome(self, uid: PodUID) -> Outcome | None:
         return self._outcomes.get(uid)
+
+    def farewell(self, uid: PodUID) -> Outcome | None:
+        """Return the last that the agent said of a pod which it has forgotten, for as long as the pod is there."""
+        return self._farewells.get(uid)
+
+    def forget(self, uid: PodUID) -> None:
+        """The pod is gone, and whatever was said of it is nobody's concern."""
+        self._farewells.pop(uid, None)
 
     def ref(self, uid: PodUID) -> PodRef | None:
         """Return namespace and name of a pod that the agent knows."""

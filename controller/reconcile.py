@@ -180,7 +180,7 @@ class Reconciler:
         """Send what the agent has not got yet; return whether there was anything."""
         is_known = self._dialogue.knows(pod.ref.uid)
         match wish:
-            case Desired() if wish.attachments or is_known or pod.has_interfaces():  # rule 6
+            case Desired() if wish.attachments or is_known:  # rule 6
                 letter = Letter(pod.ref, wish.revision, pod.sandbox_hint)
             case NotApplicable.COMPLETED if is_known:
                 letter = Letter(pod.ref, ENDED)
@@ -201,6 +201,7 @@ class Reconciler:
         with self._lock:
             for memory in (self._named, self._edited, self._doubtful, self._untold):
                 memory.pop(uid, None)
+        self._dialogue.forget(uid)
         ref = self._dialogue.ref(uid)
         if ref is None or not self._dialogue.is_connected or self._dialogue.is_sent(Letter(ref, ENDED)):
             return
@@ -243,7 +244,7 @@ class Reconciler:
         uid = pod.ref.uid
         outcome = self._dialogue.outcome(uid)
         if not isinstance(wish, Desired):
-            return True, outcome
+            return True, outcome or self._dialogue.farewell(uid)
         if not wish.attachments and not self._dialogue.knows(uid):
             return True, Outcome(pod.ref, wish.revision)
         if outcome is not None and outcome.revision != wish.revision:

@@ -69,6 +69,8 @@ class _Lack:
 def report(pod: Pod, wish: Wish, outcome: Outcome | None, now: str) -> Report:
     """Return what to write about `pod`. `outcome` must answer `wish`; None: the agent is overdue with its answer."""
     match wish:
+        case NotApplicable.COMPLETED if outcome is not None and outcome.forgotten:
+            return _completed(pod, outcome, now)
         case NotApplicable.COMPLETED | NotApplicable.DELETING:
             return Report()
         case NotApplicable.HOST_NETWORK:
@@ -83,6 +85,14 @@ def report(pod: Pod, wish: Wish, outcome: Outcome | None, now: str) -> Report:
             return Report(condition=_condition(pod, [lack], 0, now))
         case Desired():
             return _of_outcome(pod, wish, outcome, now)
+
+
+def _completed(pod: Pod, outcome: Outcome, now: str) -> Report:
+    """Its containers have ended, its interfaces are detached: what the pod says of them must go as well."""
+    status, clauses = _status(pod, outcome)
+    lack = _Lack(State.REFUSED, "PodCompleted", "the pod has completed, its interfaces are detached", None)
+    condition = _condition(pod, [lack], 0, now) if pod.condition else None
+    return Report(status, condition, _event(pod, clauses))
 
 
 def _rejected(pod: Pod, reason: str, text: str, now: str) -> Report:

@@ -5,7 +5,7 @@ Multus' thick daemon is the real one and is never asked for anything by us; it o
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -79,15 +79,17 @@ def wait_until(what: str, holds: Callable[[], object], timeout: float = 40) -> N
         time.sleep(0.05)
 
 
-def delete_and_see_nothing_left(node: Node, pod: Pod, *stores: str) -> None:
-    """Delete the pod; nothing of it may be left: ours, its primary address, one of these networks, Multus' caches."""
-    container, address = sandbox(node, pod), pod.reported()["eth0"]["ips"][0]
-    assert multus_daemon.remembered(node, container)
-    assert address in audit.addresses(node, "lane")
-    pod.delete()
-    audit.wait_clean(node, {pod.uid})
-    wait_until("Multus forgets the pod", lambda: not multus_daemon.remembered(node, container))
-    wait_until("its address is free", lambda: address not in audit.addresses(node, "lane"))
+def delete_and_see_nothing_left(node: Node, pods: Sequence[Pod], *stores: str) -> None:
+    """Delete pods; nothing of them may be left: ours, primary addresses, those of these networks, Multus' caches."""
+    containers = [sandbox(node, pod) for pod in pods]
+    primary = {pod.reported()["eth0"]["ips"][0] for pod in pods}
+    assert all(multus_daemon.remembered(node, one) for one in containers)
+    assert primary <= audit.addresses(node, "lane")
+    for pod in pods:
+        pod.delete()
+    audit.wait_clean(node, {pod.uid for pod in pods})
+    wait_until("Multus forgets the pods", lambda: not any(multus_daemon.remembered(node, one) for one in containers))
+    wait_until("their addresses are free", lambda: not primary & audit.addresses(node, "lane"))
     assert {name: audit.addresses(node, name) for name in stores} == {name: set() for name in stores}
 
 
@@ -137,7 +139,7 @@ def test_what_multus_attached_through_hotnic_is_unplugged_and_more_is_plugged(ns
     pod.wait_ready(boot)
     assert len(audit.addresses(node, store)) == 1
     eth0.check()
-    delete_and_see_nothing_left(node, pod, store)
+    delete_and_see_nothing_left(node, [pod], store)
 
 
 @pytest.mark.parametrize("interface", ["x1", ""])
@@ -166,7 +168,7 @@ def test_what_multus_attached_through_another_plugin_is_adopted_and_unplugged(ns
     pod.wait_ready(name, "b1")
     assert [len(audit.addresses(node, store)) for store in stores] == [0, 1]
     eth0.check()
-    delete_and_see_nothing_left(node, pod, *stores)
+    delete_and_see_nothing_left(node, [pod], *stores)
 
 
 def test_a_chain_that_multus_attached_gives_its_address_back(ns, node):
@@ -205,7 +207,7 @@ def test_several_from_the_start_are_told_apart(ns, node):
     assert audit.addresses(node, store) == set(pod.reported()["x1"]["ips"])
     for one in (eth0, *rest):
         one.check()
-    delete_and_see_nothing_left(node, pod, store)
+    delete_and_see_nothing_left(node, [pod], store)
 
 
 def test_an_interface_that_no_annotation_asked_for_is_never_touched(ns, node, default_network):
@@ -300,7 +302,7 @@ def test_without_multus_hotplug_goes_on(ns, node, multus):
     pod.plug("ref@x3,blue@x1")
     pod.wait_ready("x1", "x3")
     eth0.check()
-    delete_and_see_nothing_left(node, pod, store)
+    delete_and_see_nothing_left(node, [pod], store)
 
 
 def test_a_pod_that_is_deleted_while_multus_is_dead_leaves_nothing_of_ours(ns, node, multus):
@@ -340,9 +342,7 @@ def test_an_edit_while_multus_is_attaching_is_not_lost(ns, node, last):
         assert "x2" not in pod.interfaces()
     assert len(audit.addresses(node, store)) == len(pods) * ("ref" in last)
     assert len(audit.host_ends(node)) == len(pods) * len(wanted)
-    for pod in pods:
-        delete_and_see_nothing_left(node, pod)
-    assert audit.addresses(node, store) == set()
+    delete_and_see_nothing_left(node, pods, store)
 
 
 def test_a_pod_that_is_deleted_while_the_agent_is_down_is_cleaned_up_at_its_start(ns, node, product):
@@ -377,4 +377,4 @@ def test_a_pod_that_is_made_while_the_agent_is_down_runs_once_it_is_back(ns, nod
     product.start_agent(node)
     pod.wait_ready("x1", timeout=60)
     assert set(pod.interfaces()) == {"eth0", "x1"}
-    delete_and_see_nothing_left(node, pod)
+    delete_and_see_nothing_left(node, [pod])

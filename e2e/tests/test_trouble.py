@@ -136,12 +136,17 @@ def test_a_host_network_pod_is_told_and_left_alone(ns, node):
     assert node.exec(["ip", "-br", "link"]).stdout == before
 
 
-def test_a_completed_pod_breaks_nothing(ns, node):
-    ns.network("blue", networks.native("br-blue"))
-    pod = ns.pod("a", "blue", wait=False, command=["sleep", "2"], restartPolicy="Never")
+def test_a_completed_pod_loses_its_interfaces_and_says_so(ns, node):
+    name = f"com{ns.name[:5]}"
+    ns.network("ref", networks.reference_bridge("br-com", "10.69.0.0/24", name=name))
+    pod = ns.pod("a", "ref", wait=False, command=["sleep", "4"], restartPolicy="Never")
+    pod.wait_ready("net1")
     pod.wait("it is over", lambda: pod.get()["status"]["phase"] == "Succeeded")
     audit.wait_clean(node, {pod.uid})
-    pod.plug("blue,blue")
+    assert audit.addresses(node, name) == set()
+    pod.wait("its status is empty", lambda: "net1" not in pod.reported())
+    assert (pod.condition()["status"], pod.condition()["reason"]) == ("False", "PodCompleted")
+    pod.plug("ref,ref")
     time.sleep(1)
     audit.wait_clean(node, {pod.uid})
 

@@ -58,9 +58,10 @@ class Agent:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run directory without an agent."""
+    """A run directory that an agent made and left."""
     path = tmp_path / "run"
     path.mkdir()
+    (path / "tombstones").mkdir(mode=0o700)
     return path
 
 

@@ -265,19 +265,35 @@ def test_every_del_gets_its_tombstone(executable, run_dir):
     assert len(tombstones(run_dir)) == 3
 
 
-def test_a_del_after_a_reboot_finds_no_run_dir_and_makes_it(executable, tmp_path):
-    assert call(executable, environ("DEL"), config(tmp_path / "run")).returncode == 0
+def test_a_del_after_a_reboot_finds_no_run_dir_and_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "RUN_DIR", os.fsencode(tmp_path / "run"))
+    forward.bury(forward.RUN_DIR, b"request")
     assert len(tombstones(tmp_path / "run")) == 1
 
 
-@pytest.mark.parametrize("obstacle", ["run", "run/tombstones"])
+@pytest.mark.parametrize("obstacle", ["", "run", "run/tombstones"])
 def test_a_del_that_cannot_be_kept_is_not_forgotten_in_silence(executable, tmp_path, obstacle):
-    (tmp_path / obstacle).parent.mkdir(exist_ok=True)
-    (tmp_path / obstacle).touch()
+    if obstacle:
+        (tmp_path / obstacle).parent.mkdir(exist_ok=True)
+        (tmp_path / obstacle).touch()
     document = error(call(executable, environ("DEL"), config(tmp_path / "run")))
     assert document["code"] == 11
     assert "cannot be kept" in document["msg"]
-    assert "Not a directory" in document["msg"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o777])
+def test_nothing_is_written_where_a_configuration_points_and_no_agent_made_a_place(executable, tmp_path, mode):
+    call(executable, environ("DEL"), config(tmp_path / "etc"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "etc" / "tombstones").mkdir(parents=True)
+    (tmp_path / "etc" / "tombstones").chmod(mode)
+    assert error(call(executable, environ("DEL"), config(tmp_path / "etc")))["code"] == 11
+    assert tombstones(tmp_path / "etc") == []
+    (tmp_path / "etc" / "tombstones").rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "etc" / "tombstones").symlink_to(tmp_path / "elsewhere")
+    assert error(call(executable, environ("DEL"), config(tmp_path / "etc")))["code"] == 11
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_tombstone_that_does_not_fit_leaves_nothing(executable, run_dir):

@@ -144,7 +144,7 @@ def test_a_pod_that_asks_for_nothing_is_left_alone(story):
 
 
 def test_a_pod_that_has_interfaces_without_asking_is_made_known_to_the_agent_and_left_alone(story):
-    """Multus attaches default networks: an edit that asks for such a network later must not be taken for their cause."""
+    """Multus attaches default networks: an edit that asks for such a one later must not be taken for their cause."""
     story.cluster.annotate("p", network_status=build.entries())
     story.rest()
     assert story.agent.applied == []
@@ -273,17 +273,19 @@ def test_a_deleted_pod_is_ended_when_it_is_gone_and_not_before(story):
     assert story.cluster.writes == ["status", "event"]
 
 
-def test_a_completed_pod_is_ended_once(story):
+def test_a_completed_pod_is_ended_once_and_its_status_goes_with_its_interfaces(story):
     story.cluster.annotate("p", networks="blue@net1")
     until(lambda: story.published() == ["net1"])
     story.rest()
     writes = list(story.cluster.writes)
     story.cluster.edit("p", lambda document: document["status"].update(phase="Succeeded"))
     until(lambda: story.agent.requests("uid-p")[-1].ended)
+    until(lambda: story.condition() == (False, "PodCompleted"))
     story.cluster.edit("p", lambda document: document["status"].update(podIP=""))
     story.rest()
     assert sum(request.ended for request in story.agent.requests("uid-p")) == 1
-    assert story.cluster.writes == writes
+    assert story.published() == []
+    assert story.cluster.writes == [*writes, "status", "event"]
 
 
 def test_pods_that_ended_while_nobody_looked_are_ended_at_the_start(story):
