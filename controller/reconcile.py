@@ -180,7 +180,7 @@ class Reconciler:
         """Send what the agent has not got yet; return whether there was anything."""
         is_known = self._dialogue.knows(pod.ref.uid)
         match wish:
-            case Desired() if wish.attachments or is_known:  # rule 6
+            case Desired() if wish.attachments or is_known or pod.has_interfaces():  # rule 6
                 letter = Letter(pod.ref, wish.revision, pod.sandbox_hint)
             case NotApplicable.COMPLETED if is_known:
                 letter = Letter(pod.ref, ENDED)

@@ -519,5 +519,5 @@ def test_a_working_directory_that_is_gone_does_no_harm(executable, agent, tmp_pa
 
 def test_it_writes_no_file_while_the_agent_answers(executable, agent, tmp_path):
     call(executable, environ("ADD", TMPDIR="/gone"), config(agent.run_dir))
-    assert {path.name for path in tmp_path.rglob("*")} == {"run", "cni.sock"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"run", "cni.sock", "tombstones"}
     assert {path.name for path in executable.parent.iterdir()} == {"hotnic"}
