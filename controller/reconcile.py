@@ -36,7 +36,7 @@ from controller.policy import Policy
 from controller.report import Report, report
 from controller.workers import Unavailable, Workers
 
-OVERDUE_S = 5.0  # KubeVirt looks again after 10 s, and gives a hotplug 15
+OVERDUE_S = 2.0  # how long a condition may speak of the edit before, while the agent does not answer
 TRIES = 4  # at a patch, when others write the same pod
 
 log = logging.getLogger(__name__)

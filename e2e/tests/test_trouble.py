@@ -120,6 +120,26 @@ def test_a_delegate_that_hangs_delays_no_other_and_dies_with_all_its_children(ns
     slow.wait_ready("x0", "x1")
 
 
+def test_an_agent_that_restarts_into_a_hanging_delegate_serves_the_others_at_once(ns, node, product):
+    ns.network("rec", networks.recorder())
+    ns.network("blue", networks.native("br-blue"))
+    slow, quick = ns.pod("slow"), ns.pod("quick")
+    networks.tell_recorder(node, "hang")
+    slow.plug("rec@x1")
+    slow.wait("the plugin hangs", lambda: len(sleepers(node)) == 2)
+    product.agents[node.name].kill()
+    hanging = sleepers(node)
+    product.start_agent(node)
+    assert not hanging & sleepers(node)  # what a killed agent's plugins left is killed before anything else
+    slow.wait("the plugin hangs again", lambda: len(sleepers(node)) == 2)
+    begun = time.monotonic()
+    quick.plug("blue@x2")
+    quick.wait_ready("x2")
+    assert time.monotonic() - begun < 4
+    networks.tell_recorder(node, "")
+    slow.wait_ready("x1")
+
+
 def sleepers(node) -> set[str]:
     """The recorder and its child that left its session, while it hangs."""
     lines = node.exec(["ps", "-eo", "pid,args"]).stdout.splitlines()
