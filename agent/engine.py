@@ -50,7 +50,6 @@ from cni import errors
 SWEEP_S = 5.0  # how late a sandbox that was stopped or replaced behind our back is noticed
 TICK_S = 0.25  # how late a pod's first sandbox is noticed
 RELOOK_S = 60.0  # how often every pod gets a pass though nothing is known to have happened
-SLOW_S = 1.0  # a pass that takes longer tells what it has reached so far
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +79,7 @@ class Engine:
         self._workers: Workers[PodUID] = Workers(self._pass)
         self._passes: dict[PodUID, Progress] = {}
         self._settled: dict[PodUID, str] = {}  # the sandbox of each pod's last pass
+        self._blocked: set[PodUID] = set()  # pods with an element whose interface name is taken
         self._first = {desired.pod.uid for desired in journal.pods()}
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
@@ -159,9 +159,10 @@ class Engine:
         if decided.detach or decided.attach:
             log.info("pod %s: %s", progress.desired.pod, decided)
         if decided.detach:
-            names = {record.key.ifname for record in decided.detach}
-            progress.desired = self._release(progress.desired, names)
+            leaving = {f"{record.key.ifname} {record.network}" for record in decided.detach}
+            progress.desired = self._release(progress.desired, leaving)
         progress.begin(decided)
+        self._note_blocked(progress.desired, decided)
         stuck = {record.key for record in decided.detach if not self._detach(progress, record)}
         if sandbox is None:
             progress.without_sandbox()
@@ -171,6 +172,13 @@ class Engine:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
             else:
                 self._attach(progress, sandbox, step)
+
+    def _note_blocked(self, desired: Desired, decided: Plan) -> None:
+        """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""
+        if any(step.hold.reason == INTERFACE_EXISTS for step in decided.withhold):
+            self._blocked.add(desired.pod.uid)
+        else:
+            self._blocked.discard(desired.pod.uid)
 
     def _decide(self, desired: Desired, sandbox: Sandbox | None) -> tuple[Desired, Plan]:
         """Plan, and look into the sandbox for what the plan needs to know."""
@@ -239,10 +247,10 @@ class Engine:
             records.update({record.key: record for record in self._journal.of_sandbox(sandbox.id)})
         return tuple(records.values())
 
-    def _release(self, desired: Desired, names: Collection[str]) -> Desired:
+    def _release(self, desired: Desired, leaving: Collection[str]) -> Desired:
         def change(now: Desired | None) -> Desired:
             before = now or desired
-            return replace(before, released=tuple(sorted({*before.released, *names})))
+            return replace(before, released=tuple(sorted({*before.released, *leaving})))
 
         changed = self._journal.want(desired.pod.uid, change)
         return replace(desired, released=changed.released)
@@ -255,17 +263,23 @@ class Engine:
         if done and settled:
             self._retries.forget(desired.pod.uid)
             self._settled.pop(desired.pod.uid, None)
+            self._blocked.discard(desired.pod.uid)
             self._journal.forget(desired.pod.uid)
-        released = tuple(name for name in desired.released if name not in progress.present)
+        released = tuple(one for one in desired.released if one not in progress.present)
         outcome = Outcome(
             desired.pod, desired.revision, settled, progress.attachments(), released, done, progress.sandbox
         )
         self._outcomes.publish(outcome)
 
     def _hold_up(self, progress: Progress, problem: NotReady | Refused, retry_s: float = 1.0) -> None:
+        """Tell what is known without a look: what is attached stays so, everything else waits for a reason."""
         state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
-        for position in range(len(progress.desired.attachments)):
-            progress.held_up(position, state, problem.reason, str(problem))
+        records = self._journal.of_pod(progress.desired.pod.uid)
+        last = records[-1].key.container_id if records else None
+        decided = plan(progress.desired, last, records, None)
+        progress.begin(decided)
+        for step in (*decided.attach, *decided.withhold):
+            progress.held_up(step.position, state, problem.reason, str(problem))
         self._tell(progress, settled=True)
         if state is State.PENDING:
             self._workers.touch_after(progress.desired.pod.uid, retry_s)
@@ -287,20 +301,20 @@ class Engine:
     def _sweep_for_ever(self) -> None:
         last, looked = 0.0, time.monotonic()
         while not self._closing.wait(TICK_S):
-            self._tell_slow_ones()
-            waits = any(not sandbox for sandbox in self._settled.values())
-            if waits or time.monotonic() - last >= SWEEP_S:
-                last = time.monotonic()
-                try:
+            try:
+                self._tell_slow_ones()
+                waits = any(not sandbox for sandbox in tuple(self._settled.values()))
+                if waits or time.monotonic() - last >= SWEEP_S:
+                    last = time.monotonic()
                     self._sweep()
-                except Exception:
-                    log.exception("sweep")
-            if time.monotonic() - looked >= RELOOK_S:
-                looked = time.monotonic()
-                for desired in self._journal.pods():
-                    self._workers.touch(desired.pod.uid)
+                if time.monotonic() - looked >= RELOOK_S:
+                    looked = time.monotonic()
+                    self._touch(desired.pod.uid for desired in self._journal.pods())
+            except Exception:
+                log.exception("sweep")  # the next one may fare better; without any, nobody notices a dead sandbox
 
     def _sweep(self) -> None:
+        self._touch(tuple(self._blocked))
         living = self._sandboxes.refresh()
         if living is None:
             return
@@ -310,6 +324,10 @@ class Engine:
         for record in self._journal.records():
             if record.origin is Origin.RUNTIME and record.pod and record.key.container_id not in living:
                 self._sweep_record(record)
+
+    def _touch(self, uids: Iterable[PodUID]) -> None:
+        for uid in uids:
+            self._workers.touch(uid)
 
     def _is_stale(self, desired: Desired, living: Collection[ContainerID]) -> bool:
         dead = any(record.key.container_id not in living for record in self._journal.of_pod(desired.pod.uid))
@@ -330,7 +348,7 @@ class Engine:
     def _tell_slow_ones(self) -> None:
         now = time.monotonic()
         for uid, progress in list(self._passes.items()):
-            if now - progress.started > SLOW_S:
+            if progress.is_news(now - progress.started):
                 self._tell(progress, settled=False)
                 self._first.discard(uid)
 

@@ -79,7 +79,7 @@ class Desired:
     ended: bool = False
     keep: tuple[str, ...] = ()  # interfaces that wrong elements name: what is attached there stays
     asked: tuple[Asked, ...] = ()
-    released: tuple[str, ...] = ()  # interfaces once attached from the annotation and gone now
+    released: tuple[str, ...] = ()  # "<interface> <network>", once attached from the annotation and gone now
     examined: tuple[ContainerID, ...] = ()  # sandboxes whose result cache was looked at for adoption
 
 

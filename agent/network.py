@@ -19,9 +19,6 @@ from typing import Any
 
 from cni import errors, jsontext, names, version
 
-# A device ID is written into the configuration itself, so no plugin needs to declare it.
-_NEEDS_NO_CAPABILITY = frozenset({"deviceID"})
-
 _TRUTH = {
     "true": True,
     "t": True,
@@ -92,7 +89,7 @@ def plugin_stdin(
 
 def undeclared(net: NetworkList, runtime: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the capabilities that are asked for and that no plugin of the network declares (rule 4)."""
-    declared = {key for plugin in net.plugins for key in _declared(plugin)} | _NEEDS_NO_CAPABILITY
+    declared = {key for plugin in net.plugins for key in _declared(plugin)}
     return tuple(key for key in runtime if key not in declared)
 
 

@@ -2,7 +2,7 @@
 
 Rules
 1. Removals come before additions; additions are in the order of the annotation.
-2. An element without `interface` is matched to what was attached for an equal element before, oldest first; else it
+2. Elements with `interface` are matched first. One without is matched to what was attached for an equal element before, oldest first; else it
    gets the first free `net<n>`.
 3. A changed element of the same interface name is a replacement: detach, then attach.
 4. Half-made attachments (phase ADDING), and those whose link is gone from the pod, are removed first and then made
@@ -15,8 +15,10 @@ Rules
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agent.model import ContainerID, Desired, Hold, Origin, Phase, Record, State, Wanted
 from cni import multinet
@@ -92,7 +94,8 @@ def plan(
 def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep]:
     """Pair each wish with the record that fulfils it (rules 2, 3 and 7)."""
     free = sorted(records, key=lambda record: record.sequence)
-    for position, wanted in enumerate(wishes):
+    # names that are asked for first, else an unnamed wish takes what a named one is about
+    for position, wanted in sorted(enumerate(wishes), key=lambda item: not item[1].selection.interface):
         found = next((record for record in free if _fulfils(record, wanted)), None)
         if found is not None:
             free.remove(found)
@@ -111,8 +114,13 @@ def _is_displaced(record: Record, links: Mapping[str, int] | None) -> bool:
 
 
 def _fulfils(record: Record, wanted: Wanted) -> bool:
+    """A name that is added to a wish, or taken out of it, is no change of what was attached under it."""
     name = wanted.selection.interface
-    return record.element == element(wanted) and name in ("", record.key.ifname)
+    return name in ("", record.key.ifname) and _unnamed(record.element) == _unnamed(element(wanted))
+
+
+def _unnamed(text: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(text).items() if key != "interface"}
 
 
 def _additions(

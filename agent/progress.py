@@ -9,6 +9,7 @@ from agent.plan import Plan
 from agent.retries import Failure
 from cni import result, version
 
+SLOW_S = 1.0  # a pass that takes longer tells what it has reached so far
 IN_PROGRESS = "InProgress"
 
 
@@ -21,7 +22,18 @@ class Progress:
     started: float  # monotonic seconds
     by_position: dict[int, AttachmentOutcome] = field(default_factory=dict)
     detaching: list[AttachmentOutcome] = field(default_factory=list)
-    present: set[str] = field(default_factory=set)  # interfaces that are, or may be, still there
+    present: set[str] = field(default_factory=set)  # "<interface> <network>" that are, or may be, still there
+    next_telling_s: float = SLOW_S
+    told: tuple[AttachmentOutcome, ...] = ()
+
+    def is_news(self, took_s: float) -> bool:
+        """Whether a pass that takes so long should tell now what it has reached: rarely, for each telling is a write."""
+        if took_s < self.next_telling_s:
+            return False
+        self.next_telling_s *= 4
+        reached = self.attachments()
+        is_news, self.told = reached != self.told, reached
+        return is_news
 
     def begin(self, plan: Plan) -> None:
         for step in plan.keep:
@@ -32,10 +44,10 @@ class Progress:
                 withheld.position, hold.state, withheld.wanted.selection.network,
                 withheld.wanted.selection.interface, reason=hold.reason, message=hold.message,
             )  # fmt: skip
-        self.present.update(record.key.ifname for record in plan.detach)
+        self.present.update(_name(record) for record in plan.detach)
 
     def attached(self, position: int, record: Record) -> None:
-        self.present.add(record.key.ifname)
+        self.present.add(_name(record))
         self.by_position[position] = AttachmentOutcome(
             position, State.ATTACHED, record.network, record.key.ifname, result=_current(record)
         )
@@ -54,7 +66,7 @@ class Progress:
             self.held_up(position, State.PENDING, "NoSandbox", "the pod has no running sandbox yet")
 
     def detached(self, record: Record) -> None:
-        self.present.discard(record.key.ifname)
+        self.present.discard(_name(record))
 
     def not_detached(self, record: Record, failure: Failure) -> None:
         self.detaching.append(
@@ -76,6 +88,10 @@ class Progress:
         return AttachmentOutcome(
             position, state, selection.network, selection.interface, None, reason, message, attempts
         )
+
+
+def _name(record: Record) -> str:
+    return f"{record.key.ifname} {record.network}"
 
 
 def _current(record: Record) -> dict[str, object] | None:

@@ -40,11 +40,11 @@ class Retries:
         return failure is None or now >= failure.not_before
 
     def failed(self, uid: PodUID, wish: str, state: State, reason: str, message: str, now: float) -> Failure:
-        """Note a failure. A refusal is not retried."""
+        """Note a failure. A refusal is looked at again after the longest waiting only: a file on the node may be mended."""
         before = self.last(uid, wish)
         attempts = before.attempts + 1 if before else 1
         delay = min(LONGEST_S, FIRST_S * 2.0 ** min(attempts - 1, 20)) * self._jitter.uniform(0.8, 1.0)
-        not_before = float("inf") if state is State.REFUSED else now + delay
+        not_before = now + (LONGEST_S if state is State.REFUSED else delay)
         failure = Failure(state, reason, message, attempts, not_before)
         self._failures.setdefault(uid, {})[wish] = failure
         return failure
@@ -59,5 +59,5 @@ class Retries:
     def waiting(self) -> Iterator[PodUID]:
         """Yield the pods that have something to retry."""
         for uid, failures in list(self._failures.items()):
-            if any(failure.state is not State.REFUSED for failure in failures.values()):
+            if any(failure.state is not State.REFUSED for failure in tuple(failures.values())):
                 yield uid

@@ -14,6 +14,7 @@ from e2e import audit, multus_daemon, networks
 from e2e.multus_daemon import Multus
 from e2e.node import Node
 from e2e.pods import STATUS, Api, Namespace, Pod
+from e2e.product import Product
 
 pytestmark = pytest.mark.lane
 
@@ -93,20 +94,29 @@ def delete_and_see_nothing_left(node: Node, pods: Sequence[Pod], *stores: str) -
     assert {name: audit.addresses(node, name) for name in stores} == {name: set() for name in stores}
 
 
+def executable_adds(product: Product, node: Node) -> int:
+    """Return how many ADDs the agent has served to the CNI executable."""
+    name = 'hotnic_agent_cni_calls_total{code="0",command="ADD"}'
+    lines = product.metrics(node, "agent").splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(name)))
+
+
 def unique(ns: Namespace, name: str) -> str:
     """Return a network name, and so an IPAM store, that no other test uses."""
     return f"{name}-{ns.name.split('-')[0]}"
 
 
 @pytest.mark.parametrize("interface", ["boot", ""])
-def test_what_multus_attached_through_hotnic_is_unplugged_and_more_is_plugged(ns, node, interface):
+def test_what_multus_attached_through_hotnic_is_unplugged_and_more_is_plugged(ns, node, product, interface):
     store = unique(ns, "blue")
     ns.network("blue", networks.native("br-blue", name=store, ipam={"type": "host-local", "subnet": "10.81.0.0/24"}))
     for name in ("red", "green"):
         ns.network(name, networks.native(f"br-{name}"))
     element = {"name": "blue", **({"interface": interface} if interface else {})}
     boot = interface or "net1"
+    calls = executable_adds(product, node)
     pod = ns.pod("a", [element])
+    assert executable_adds(product, node) == calls + 1
     by_multus = raw_entries(pod)
     assert list(by_multus) == ["eth0", boot]
     assert json.loads(by_multus["eth0"])["default"] is True

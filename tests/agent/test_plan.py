@@ -66,6 +66,16 @@ def test_an_unnamed_element_is_matched_to_its_own_attachment_again():
     assert names(decided.attach) == ["net2"]
 
 
+def test_a_name_that_an_unnamed_attachment_got_can_be_written_down_and_taken_out_again():
+    unnamed = wish("a")
+    three = tuple(record(unnamed, f"net{number}", number=number) for number in (1, 2, 3))
+    decided = decide(unnamed, wish("a", "net2"), unnamed, records=three)
+    assert (decided.detach, decided.attach, decided.withhold) == ((), (), ())
+    assert {step.position: step.record.key.ifname for step in decided.keep} == {0: "net1", 1: "net2", 2: "net3"}
+    back = decide(unnamed, records=(record(wish("a", "x9"), "x9"),))
+    assert [step.record.key.ifname for step in back.keep] == ["x9"]
+
+
 def test_the_same_network_twice_is_two_attachments():
     twice = wish("a")
     decided = decide(twice, twice, records=(record(twice, "net1", number=1), record(twice, "net2", number=2)))

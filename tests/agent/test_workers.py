@@ -97,10 +97,11 @@ def test_waiting_doubles_up_to_five_minutes_and_never_ends():
     assert failure.attempts == 40
 
 
-def test_a_refusal_is_not_retried_until_it_is_forgotten():
+def test_a_refusal_waits_the_longest_and_wakes_for_nothing_but_a_change():
     retries = Retries()
     retries.failed(UID, "w", State.REFUSED, "R", "m", 0.0)
-    assert not retries.is_due(UID, "w", 1e9)
+    assert not retries.is_due(UID, "w", LONGEST_S - 1)
+    assert retries.is_due(UID, "w", LONGEST_S)
     assert list(retries.waiting()) == []
     retries.forget(UID)
     assert retries.is_due(UID, "w", 0.0)
