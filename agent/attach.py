@@ -62,11 +62,13 @@ class Attachments:
             raise Refused(
                 "CapabilityNotDeclared", f"network {selection.network} does not declare: {', '.join(missing)}"
             )
+        if selection.default_route == ():
+            raise Refused("DefaultRouteEmpty", "default-route: a list without a gateway asks for nothing")
         record = self._journal.begin(_new_record(pod, sandbox, step, net, runtime), durable=outlives_reboot(net))
         try:
             return self._add(record, net, selection)
         except (errors.CNIError, OSError) as problem:
-            self._undo(record)
+            self._undo(self._journal.record(record.key) or record)
             raise _not_ready(problem) from None
 
     def detach(self, record: Record) -> None:
@@ -103,18 +105,37 @@ class Attachments:
             if link is None:
                 message = f"the plugins of {record.network} report success, but {record.key.ifname} is not in the pod"
                 raise errors.CNIError(errors.Code.INTERNAL, message)
-            record = replace(record, phase=Phase.ATTACHED, result=document, ifindex=link.index)
+            record = replace(record, result=document, ifindex=link.index)
             if selection.default_route:
-                displaced = self._kernel.replace_default_routes(fd, record.key.ifname, selection.default_route)
-                record = replace(record, displaced=displaced)
+                record = self._take_default_routes(record, fd, selection.default_route)
+        record = replace(record, phase=Phase.ATTACHED)
         self._journal.update(record, durable=outlives_reboot(net))
+        return record
+
+    def _take_default_routes(self, record: Record, fd: int, gateways: tuple[str, ...]) -> Record:
+        """Move the pod's default routes to the interface; what has to go is in the journal before it goes."""
+        displaced = self._kernel.default_routes(fd, gateways)
+        record = replace(record, displaced=displaced)
+        self._journal.update(record, durable=False)
+        self._kernel.replace_default_routes(fd, record.key.ifname, gateways)
         return record
 
     def _undo(self, record: Record) -> None:
         try:
-            self.detach(record)
+            self.detach(self._with_leftover(record))
         except NotReady as problem:
             log.warning("%s: undoing the failed ADD failed, will be retried: %s", record.key, problem)
+
+    def _with_leftover(self, record: Record) -> Record:
+        """A link that a failed ADD left is that ADD's: its name was free before (plan), so the DEL may remove it."""
+        if record.ifindex:
+            return record
+        try:
+            with self._settings.view.opened(record.namespace.path) as fd:
+                link = self._kernel.pod_link(fd, record.key.ifname)
+        except (OSError, errors.CNIError):
+            return record
+        return replace(record, ifindex=link.index) if link is not None else record
 
     def _is_ours(self, record: Record, fd: int) -> bool:
         """Whether plugins may act on what bears the interface's name in the pod: they delete by name.

@@ -278,8 +278,10 @@ class Engine:
         last = records[-1].key.container_id if records else None
         decided = plan(progress.desired, last, records, None)
         progress.begin(decided)
-        for step in (*decided.attach, *decided.withhold):
-            progress.held_up(step.position, state, problem.reason, str(problem))
+        kept = {step.position for step in decided.keep}
+        for position in range(len(progress.desired.attachments)):
+            if position not in kept:
+                progress.held_up(position, state, problem.reason, str(problem))
         self._tell(progress, settled=True)
         if state is State.PENDING:
             self._workers.touch_after(progress.desired.pod.uid, retry_s)

@@ -42,7 +42,8 @@ class Journal:
     def __init__(self, directory: Path) -> None:
         """Open or create the directory. Raises ValueError where a newer version wrote it, or another agent uses it."""
         self._directory = directory
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for the index in memory only, never held over a write
+        self._pod_locks = tuple(threading.Lock() for _ in range(64))
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._owner = _own(directory)
         for name in ("records", "pods", "damaged"):
@@ -106,18 +107,21 @@ class Journal:
 
     def want(self, uid: PodUID, change: Callable[[Desired | None], Desired]) -> Desired:
         """Replace the pod's desired set by `change(the present one)`, as one step."""
-        with self._lock:
-            desired = change(self._pods.get(uid))
-            if desired != self._pods.get(uid):
+        with self._pod_locks[hash(uid) % len(self._pod_locks)]:
+            before = self.desired(uid)
+            desired = change(before)
+            if desired != before:
                 self._write("pods", _pod_name(uid), codec.encode_desired(desired), durable=False)
-                self._pods[uid] = desired
+                with self._lock:
+                    self._pods[uid] = desired
             return desired
 
     def forget(self, uid: PodUID) -> None:
         """Drop all that is remembered of a pod that ended."""
-        with self._lock:
+        with self._pod_locks[hash(uid) % len(self._pod_locks)]:
             (self._directory / "pods" / _pod_name(uid)).unlink(missing_ok=True)
-            self._pods.pop(uid, None)
+            with self._lock:
+                self._pods.pop(uid, None)
 
     # -- files --------------------------------------------------------------------------------------------------
 

@@ -120,16 +120,21 @@ class Kernel:
 
     # -- default routes (NPWG 1.3, 4.1.2.1.9: the implementation edits the routes) --------------------------------
 
-    def replace_default_routes(self, netns_fd: int, ifname: str, gateways: tuple[str, ...]) -> tuple[Displaced, ...]:
-        """Make `ifname` carry the pod's default routes of the gateways' families; return what had to go."""
-        displaced: list[Displaced] = []
+    def default_routes(self, netns_fd: int, gateways: tuple[str, ...]) -> tuple[Displaced, ...]:
+        """Return the pod's default routes of the gateways' families."""
+        with _inside(netns_fd) as pod, _translated("read the default routes"):
+            return tuple(route for version in _versions(gateways) for _, route in _default_routes(pod, version))
+
+    def replace_default_routes(self, netns_fd: int, ifname: str, gateways: tuple[str, ...]) -> None:
+        """Make `ifname` carry the pod's default routes of the gateways' families, instead of all others."""
         with _inside(netns_fd) as pod, _translated("set the default route"):
             index = _index(pod, ifname)
+            for version in _versions(gateways):
+                for message, _ in _default_routes(pod, version):
+                    _delete_route(pod, message)
             for gateway in map(ipaddress.ip_address, gateways):
-                displaced += _remove_defaults(pod, gateway.version)
                 default = ipaddress.ip_network("::/0" if gateway.version == 6 else "0.0.0.0/0")
                 _add_route(pod, index, result.Route(default, gateway))
-        return tuple(one for one in displaced if one.ifname != ifname)
 
     def restore_default_route(self, netns_fd: int, route: Displaced) -> None:
         """Put a default route back, unless its interface is gone or another default has come meanwhile."""
@@ -137,7 +142,7 @@ class Kernel:
         default = ipaddress.ip_network("::/0" if gateway.version == 6 else "0.0.0.0/0")
         with _inside(netns_fd) as pod, _translated("restore the default route"):
             link = _get(pod, route.ifname)
-            if link is not None and not _defaults(pod, gateway.version):
+            if link is not None and not _default_routes(pod, gateway.version):
                 _add_route(pod, link.index, result.Route(default, gateway, priority=route.metric))
 
 
@@ -344,23 +349,30 @@ def _scope(route: result.Route) -> int:
     return 0 if route.gw or route.dst.version == 6 else _LINK_SCOPE
 
 
-def _defaults(pod: rtnl.Socket, version: int) -> list[tuple[Any, dict[str, Any]]]:
-    messages = pod.dump(rtnl.GETROUTE, {"family": _family(version)}, [("RTA_TABLE", _MAIN_TABLE)])
-    found = [(message, rtnl.attributes(message)) for message in messages]
-    return [(message, one) for message, one in found if message["dst_len"] == 0 and one.get("RTA_GATEWAY")]
+def _versions(gateways: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(sorted({ipaddress.ip_address(gateway).version for gateway in gateways}))
 
 
-def _remove_defaults(pod: rtnl.Socket, version: int) -> list[Displaced]:
-    links = [_link(message) for message in pod.dump(rtnl.GETLINK, {}, [_NO_STATISTICS])]
-    names = {link.index: link.name for link in links}
-    removed = []
-    for message, one in _defaults(pod, version):
-        kept = [(name, one[name]) for name in ("RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY") if name in one]
-        fields = {"family": message["family"], "dst_len": 0, "table": _MAIN_TABLE, "type": message["type"],
-                  "scope": message["scope"], "proto": message["proto"]}  # fmt: skip
-        pod.do(rtnl.DELROUTE, fields, kept)
-        removed.append(Displaced(one["RTA_GATEWAY"], names.get(one["RTA_OIF"], ""), one.get("RTA_PRIORITY")))
-    return removed
+def _default_routes(pod: rtnl.Socket, version: int) -> list[tuple[Any, Displaced]]:
+    """Return the main table's default routes that have a gateway: the kernel's message and what it says."""
+    links = {message.index: message.name for message in pod.dump(rtnl.GETLINK, {}, [_NO_STATISTICS])}
+    found = []
+    for message in pod.dump(rtnl.GETROUTE, {"family": _family(version)}, [("RTA_TABLE", _MAIN_TABLE)]):
+        one = rtnl.attributes(message)
+        if message["dst_len"] == 0 and one.get("RTA_GATEWAY"):
+            route = Displaced(one["RTA_GATEWAY"], links.get(one["RTA_OIF"], ""), one.get("RTA_PRIORITY"))
+            found.append((message, route))
+    return found
+
+
+def _delete_route(pod: rtnl.Socket, message: Any) -> None:
+    one = rtnl.attributes(message)
+    kept = [(name, one[name]) for name in ("RTA_GATEWAY", "RTA_OIF", "RTA_PRIORITY") if name in one]
+    fields = {name: message[name] for name in ("family", "type", "scope", "proto")} | {
+        "dst_len": 0,
+        "table": _MAIN_TABLE,
+    }
+    pod.do(rtnl.DELROUTE, fields, kept)
 
 
 def _family(version: int) -> int:

@@ -2,8 +2,8 @@
 
 Rules
 1. Removals come before additions; additions are in the order of the annotation.
-2. Elements with `interface` are matched first. One without is matched to what was attached for an equal element before, oldest first; else it
-   gets the first free `net<n>`.
+2. Elements with `interface` are matched first. One without is matched to what was attached for an equal element
+   before, oldest first; else it gets the first free `net<n>`.
 3. A changed element of the same interface name is a replacement: detach, then attach.
 4. Half-made attachments (phase ADDING), and those whose link is gone from the pod, are removed first and then made
    anew where they are wanted.

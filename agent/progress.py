@@ -27,7 +27,7 @@ class Progress:
     told: tuple[AttachmentOutcome, ...] = ()
 
     def is_news(self, took_s: float) -> bool:
-        """Whether a pass that takes so long should tell now what it has reached: rarely, for each telling is a write."""
+        """Whether a pass that takes so long should tell now what it has reached: rarely, for it costs writes."""
         if took_s < self.next_telling_s:
             return False
         self.next_telling_s *= 4

@@ -40,7 +40,7 @@ class Retries:
         return failure is None or now >= failure.not_before
 
     def failed(self, uid: PodUID, wish: str, state: State, reason: str, message: str, now: float) -> Failure:
-        """Note a failure. A refusal is looked at again after the longest waiting only: a file on the node may be mended."""
+        """Note a failure. A refusal waits the longest: at most a file on the node can be mended meanwhile."""
         before = self.last(uid, wish)
         attempts = before.attempts + 1 if before else 1
         delay = min(LONGEST_S, FIRST_S * 2.0 ** min(attempts - 1, 20)) * self._jitter.uniform(0.8, 1.0)

@@ -117,6 +117,8 @@ def _interface(fields: Fields) -> str:
 def _ifname(text: str) -> str:
     if fault := names.ifname_fault(text):
         raise ValueError(fault)
+    if "%" in text:
+        raise ValueError("must not contain %, which the kernel replaces by a number")
     return text
 
 

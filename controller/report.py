@@ -171,8 +171,7 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
     ours = [entry for one in outcome.attachments if (entry := _entry(one)) is not None]
     names = {entry["interface"] for entry in ours}
     before = _by_interface(pod.network_status)
-    gone = dict(one.split(" ", 1) for one in outcome.released)  # interface -> network
-    released = [name for name, network in gone.items() if name not in names and _is_of(before.get(name), network)]
+    released = [name for name in before.keys() - names if f"{name} {before[name].get('name')}" in outcome.released]
     try:
         text = multinet.merge_status(pod.network_status, ours, released)
     except ValueError:  # no list: no program can read it, so nothing is lost
@@ -181,10 +180,6 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
         return None, []
     clauses = [_added(pod, entry) for entry in ours if _is_news(entry, before.get(entry["interface"]))]
     return text, clauses + list(_removed(pod, before, _by_interface(text)))
-
-
-def _is_of(entry: dict[str, Any] | None, network: str) -> bool:
-    return entry is not None and entry.get("name") == network
 
 
 def _entry(one: Progress) -> dict[str, Any] | None:

@@ -9,10 +9,10 @@ from e2e.node import Node
 
 
 def host_ends(node: Node) -> set[str]:
-    """Return the node's veth ends on bridges other than the primary network's."""
+    """Return the node's veth ends of other networks than the primary: ours by name, others by their bridge."""
     links = json.loads(node.exec(["ip", "-json", "-d", "link"]).stdout)
     return {one["ifname"] for one in links if one.get("linkinfo", {}).get("info_kind") == "veth"
-            and one.get("master") not in (None, "cni0")}  # fmt: skip
+            and (one["ifname"].startswith("hn") or one.get("master") not in (None, "cni0"))}  # fmt: skip
 
 
 def addresses(node: Node, network: str) -> set[str]:

@@ -82,6 +82,21 @@ def test_default_route_moves_to_the_interface_and_comes_back(ns):
     assert pod.sh("ip route show default").split()[:5] == before[:5]
 
 
+def test_a_default_route_that_cannot_be_set_costs_the_pod_nothing(ns):
+    ns.network("gw", networks.reference_bridge("br-gw2", "10.62.1.0/24", name="gw2"))
+    pod = ns.pod("a")
+    before = pod.sh("ip route show default")
+    pod.plug([{"name": "gw", "interface": "net1", "default-route": ["192.0.2.1"]}])
+    pod.wait_event("FailedAddingInterface", "net1", "default route")
+    assert pod.sh("ip route show default") == before
+    assert set(pod.interfaces()) == {"eth0"}
+    pod.plug([{"name": "gw", "interface": "net1", "default-route": []}])
+    pod.wait_event("InterfaceAddRejected", "net1", "default-route")
+    pod.plug([])
+    pod.wait_ready()
+    assert pod.sh("ip route show default") == before
+
+
 def test_a_mac_and_an_address_are_really_the_interfaces(ns):
     ipam = {"type": "static"}
     ns.network("static", networks.native("br-st", ipam=ipam, capabilities={"mac": True, "ips": True}))

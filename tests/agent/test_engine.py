@@ -194,9 +194,9 @@ def test_what_is_no_longer_wanted_is_detached_and_released(story):
     story.settled("r1")
     story.apply("r2", wish("b", "x2"))
     outcome = story.settled("r2")
-    assert (states(outcome), outcome.released) == ([("x2", "Attached", "")], ("x1",))
+    assert (states(outcome), outcome.released) == ([("x2", "Attached", "")], ("x1 ns/a",))
     story.apply("r3", wish("b", "x2"), wish("c", "x1"))
-    assert story.settled("r3").released == ()
+    assert story.settled("r3").released == ("x1 ns/a",)  # of that network; x1 is another's now
 
 
 def test_the_failure_of_one_is_its_own_and_is_retried_until_it_works(story):
@@ -281,10 +281,14 @@ def test_a_runtime_that_is_away_makes_wait_and_touches_nothing(story):
     story.settled("r1")
     story.world.sandboxes[POD.uid] = NotReady("RuntimeUnavailable", "connection refused")
     story.apply("r2")
-    assert story.settled("r2").attachments == ()
+    outcome = story.settled("r2")
+    assert (outcome.attachments, outcome.released) == ((), ())
     assert story.world.done == ["+x1"]
+    story.apply("r3", wish("a", "x1"), wish("b", "x2"))
+    assert states(story.settled("r3")) == [("x1", "Attached", ""), ("x2", "Pending", "RuntimeUnavailable")]
+    story.apply("r4")
     story.world.sandboxes[POD.uid] = SANDBOX
-    story.outcome(lambda one: one.released == ("x1",))
+    story.outcome(lambda one: one.released == ("x1 ns/a",))
 
 
 def test_a_defect_of_ours_is_told_and_tried_again(story):
@@ -350,7 +354,7 @@ def test_a_crash_between_the_delete_and_the_telling_still_releases_the_name(stor
     story.between(lambda journal: journal.remove(Key(ContainerID("s1"), "x1")))
     del story.world.fails["del x1"]
     story.start()
-    assert story.settled("r2").released == ("x1",)
+    assert story.settled("r2").released == ("x1 ns/a",)
 
 
 CONFIG = json.dumps({"cniVersion": "1.0.0", "name": "blue", "type": "bridge"})
@@ -368,7 +372,7 @@ def test_what_a_runtime_attached_because_the_annotation_asked_is_adopted_and_can
     assert states(story.settled("r1")) == [("net1", "Attached", "")]
     assert story.world.done == []
     story.apply("r2")
-    assert story.settled("r2").released == ("net1",)
+    assert story.settled("r2").released == ("net1 ns/blue",)
     assert story.world.done == ["-net1"]
     assert story.world.links["s1"] == {"lo", "eth0", "net2"}
 
@@ -382,7 +386,7 @@ def test_what_was_asked_for_before_the_sandbox_came_is_adopted_though_the_annota
     story.world.cached = (cached("blue", "x1"),)
     story.world.links["s1"] |= {"x1"}
     story.world.sandboxes[POD.uid] = SANDBOX
-    story.outcome(lambda one: states(one) == [("x2", "Attached", "")] and one.released == ("x1",))
+    story.outcome(lambda one: states(one) == [("x2", "Attached", "")] and one.released == ("x1 ns/blue",))
     assert story.world.links["s1"] == {"lo", "eth0", "x2"}
 
 

@@ -276,7 +276,8 @@ def test_default_routes_move_to_the_interface_that_asks_and_come_back(pod_netns,
         ip("addr", "add", f"{net}.5/24", "dev", name, netns=pod_netns)
     ip("route", "add", "default", "via", "10.1.0.1", "metric", "7", netns=pod_netns)
     with netns.View().opened(pod_netns) as fd:
-        displaced = kernel.replace_default_routes(fd, "net1", ("10.2.0.1",))
+        displaced = kernel.default_routes(fd, ("10.2.0.1",))
+        kernel.replace_default_routes(fd, "net1", ("10.2.0.1",))
         assert [(one["dev"], one["gateway"]) for one in ip("route", "show", "default", netns=pod_netns)] == [
             ("net1", "10.2.0.1")
         ]

@@ -217,5 +217,5 @@ def test_capabilities_that_no_plugin_declares_are_told():
         {"plugins": [{"type": "a", "capabilities": {"mac": True}}, {"type": "b", "capabilities": {"ips": False}}]}
     )
     asked = {"mac": "m", "ips": [], "bandwidth": {}, "deviceID": "d"}
-    assert network.undeclared(net, asked) == ("ips", "bandwidth")
+    assert network.undeclared(net, asked) == ("ips", "bandwidth", "deviceID")
     assert network.undeclared(net, {}) == ()

@@ -82,13 +82,19 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         request = pod.desired
         wanted = {} if request.ended else self._named(pod, request.attachments)
         for interface in [name for name, link in pod.links.items() if wanted.get(name, ("", ""))[:2] != link]:
-            del pod.links[interface]
-            pod.released.add(interface)
+            network, _ = pod.links.pop(interface)
+            pod.released.add(f"{interface} {network}")
         progress = [] if request.ended else [self._attach(pod, *item) for item in enumerate(request.attachments)]
+        present = {f"{name} {network}" for name, (network, _) in pod.links.items()}
         outcome = api.Outcome(
-            pod=request.pod, revision=request.revision, settled=True, attachments=progress,
-            released=sorted(pod.released - set(pod.links)), forgotten=request.ended, sandbox=pod.sandbox,
-        )  # fmt: skip
+            pod=request.pod,
+            revision=request.revision,
+            settled=True,
+            attachments=progress,
+            released=sorted(pod.released - present),
+            forgotten=request.ended,
+            sandbox=pod.sandbox,
+        )
         if request.ended:
             del self.pods[uid]
         self._say(outcome)

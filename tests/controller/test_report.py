@@ -66,7 +66,7 @@ def test_another_address_of_the_same_interface_is_told():
 
 def test_another_network_on_the_same_interface_is_removed_and_added():
     pod = build.pod(status=entries("net1", network="ns/red"))
-    found = report(pod, ONE, outcome(attached("net1"), released=["net1"]), NOW)
+    found = report(pod, ONE, outcome(attached("net1"), released=["net1 ns/blue"]), NOW)
     reason, message = told(found)
     assert reason == "AddedInterface"
     assert message.endswith("; removed interface net1 from network: red")
@@ -88,14 +88,21 @@ def test_a_status_that_nobody_can_read_is_replaced():
 
 def test_a_released_interface_leaves_the_status_and_is_told():
     pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
-    found = report(pod, NONE, outcome(released=["net1"]), NOW)
+    found = report(pod, NONE, outcome(released=["net1 ns/blue"]), NOW)
     assert interfaces(found.status) == ["eth0"]
     assert found.condition == Condition(True, "NoNetworks", "", BEFORE)
     assert told(found) == ("RemovedInterface", "pod [ns/p]: removed interface net1 from network: blue")
 
 
+def test_an_entry_of_another_network_under_a_released_name_is_somebody_elses():
+    pod = build.pod(
+        status=entries("net1", network="ns/theirs"), conditions=[build.ready("True", "NoNetworks", "", BEFORE)]
+    )
+    assert report(pod, NONE, outcome(released=["net1 ns/blue"]), NOW) == Report()
+
+
 def test_a_default_networks_entry_is_never_released():
-    assert report(build.pod(status=entries()), NONE, outcome(released=["eth0"]), NOW) == Report()
+    assert report(build.pod(status=entries()), NONE, outcome(released=["eth0 cni0"]), NOW) == Report()
 
 
 def test_an_interface_that_does_not_go_stays_published():
@@ -255,7 +262,7 @@ def test_a_host_network_pod_is_told_once():
 
 @pytest.mark.parametrize("why", [NotApplicable.COMPLETED, NotApplicable.DELETING])
 def test_nothing_is_written_about_a_pod_that_ends(why):
-    assert report(build.pod(status=entries("net1")), why, outcome(released=["net1"]), NOW) == Report()
+    assert report(build.pod(status=entries("net1")), why, outcome(released=["net1 ns/blue"]), NOW) == Report()
 
 
 def test_a_pod_that_never_asked_gets_no_condition():
