@@ -14,7 +14,6 @@ Rules
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -26,11 +25,9 @@ from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import (
     Asked,
-    ContainerID,
     Desired,
     Key,
     NotReady,
-    Origin,
     Outcome,
     PodUID,
     Record,
@@ -44,12 +41,9 @@ from agent.plan import INTERFACE_EXISTS, Attach, Plan, element, plan
 from agent.progress import Progress
 from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
+from agent.sweep import Orphans, Seen, Sweep
 from agent.workers import Workers
 from cni import errors
-
-SWEEP_S = 5.0  # how late a sandbox that was stopped or replaced behind our back is noticed
-TICK_S = 0.25  # how late a pod's first sandbox is noticed
-RELOOK_S = 60.0  # how often every pod gets a pass though nothing is known to have happened
 
 log = logging.getLogger(__name__)
 
@@ -73,31 +67,26 @@ class Engine:
         self._attachments = attachments
         self._outcomes = outcomes
         self._locks = locks
-        self._view = view
         self._claims = Claims(journal, kernel, view, cached)
         self._retries = Retries()
         self._workers: Workers[PodUID] = Workers(self._pass)
-        self._passes: dict[PodUID, Progress] = {}
-        self._settled: dict[PodUID, str] = {}  # the sandbox of each pod's last pass
-        self._blocked: set[PodUID] = set()  # pods with an element whose interface name is taken
-        self._first = {desired.pod.uid for desired in journal.pods()}
-        self._closing = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
+        self._seen = Seen(first={desired.pod.uid for desired in journal.pods()})
+        orphans = Orphans(journal, attachments, locks, view)
+        self._sweep = Sweep(journal, sandboxes, self._seen, self._workers.touch, self._tell_slow, orphans)
 
     def start(self) -> None:
         """Take up everything in the journal (rule 4), then sweep."""
-        for uid in tuple(self._first):
+        for uid in tuple(self._seen.first):
             self._workers.touch(uid)
-        self._sweeper.start()
+        self._sweep.start()
 
     def caught_up(self) -> bool:
         """Whether all that was in the journal at the start has been told of: passes done, or known to take long."""
-        return not self._first
+        return not self._seen.first
 
     def close(self) -> None:
         """Finish the passes under way."""
-        self._closing.set()
-        self._sweeper.join()
+        self._sweep.close()
         self._workers.close()
 
     def apply(self, wanted: Desired) -> None:
@@ -128,7 +117,7 @@ class Engine:
             if (desired := self._journal.desired(uid)) is not None:
                 self._hold_up(Progress(desired, "", time.monotonic()), NotReady("InternalError", repr(problem)), 5.0)
         finally:
-            self._first.discard(uid)
+            self._seen.first.discard(uid)
 
     def _pass_over(self, uid: PodUID) -> None:
         desired = self._journal.desired(uid)
@@ -143,14 +132,14 @@ class Engine:
             return
         progress.sandbox = sandbox.id if sandbox else ""
         ids = {record.key.container_id for record in self._journal.of_pod(uid)} | ({sandbox.id} if sandbox else set())
-        self._passes[uid] = progress
+        self._seen.passes[uid] = progress
         try:
             with self._locks.held(ids):
                 self._settle(progress, sandbox)
         finally:
-            del self._passes[uid]
-        self._settled[uid] = progress.sandbox
-        self._first.discard(uid)
+            del self._seen.passes[uid]
+        self._seen.settled[uid] = progress.sandbox
+        self._seen.first.discard(uid)
         self._tell(progress, settled=True)
         metrics.PASSES.observe(time.monotonic() - started)
 
@@ -176,9 +165,9 @@ class Engine:
     def _note_blocked(self, desired: Desired, decided: Plan) -> None:
         """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""
         if any(step.hold.reason == INTERFACE_EXISTS for step in decided.withhold):
-            self._blocked.add(desired.pod.uid)
+            self._seen.blocked.add(desired.pod.uid)
         else:
-            self._blocked.discard(desired.pod.uid)
+            self._seen.blocked.discard(desired.pod.uid)
 
     def _decide(self, desired: Desired, sandbox: Sandbox | None) -> tuple[Desired, Plan]:
         """Plan, and look into the sandbox for what the plan needs to know."""
@@ -259,17 +248,21 @@ class Engine:
 
     def _tell(self, progress: Progress, *, settled: bool) -> None:
         desired = progress.desired
-        done = desired.ended and not self._journal.of_pod(desired.pod.uid)
-        if done and settled:
+        now = self._journal.desired(desired.pod.uid)
+        done = settled and desired.ended and now is not None and now.ended and not self._journal.of_pod(desired.pod.uid)
+        if done:
             self._retries.forget(desired.pod.uid)
-            self._settled.pop(desired.pod.uid, None)
-            self._blocked.discard(desired.pod.uid)
+            self._seen.settled.pop(desired.pod.uid, None)
+            self._seen.blocked.discard(desired.pod.uid)
             self._journal.forget(desired.pod.uid)
         released = tuple(one for one in desired.released if one not in progress.present)
         outcome = Outcome(
             desired.pod, desired.revision, settled, progress.attachments(), released, done, progress.sandbox
         )
         self._outcomes.publish(outcome)
+
+    def _tell_slow(self, progress: Progress) -> None:
+        self._tell(progress, settled=False)
 
     def _hold_up(self, progress: Progress, problem: NotReady | Refused, retry_s: float = 1.0) -> None:
         """Tell what is known without a look: what is attached stays so, everything else waits for a reason."""
@@ -287,8 +280,7 @@ class Engine:
             self._workers.touch_after(progress.desired.pod.uid, retry_s)
 
     def _retry(self, uid: PodUID, not_before: float) -> None:
-        if not_before != float("inf"):
-            self._workers.touch_after(uid, max(0.0, not_before - time.monotonic()) + 0.01)
+        self._workers.touch_after(uid, max(0.0, not_before - time.monotonic()) + 0.01)
 
     def _freed(self, record: Record) -> None:
         """What was detached may be what others of this network wait for: an address, a device."""
@@ -297,62 +289,6 @@ class Engine:
             if desired and any(one.selection.network == record.network for one in desired.attachments):
                 self._retries.forget(uid)
                 self._workers.touch(uid)
-
-    # -- the sweep ----------------------------------------------------------------------------------------------
-
-    def _sweep_for_ever(self) -> None:
-        last, looked = 0.0, time.monotonic()
-        while not self._closing.wait(TICK_S):
-            try:
-                self._tell_slow_ones()
-                waits = any(not sandbox for sandbox in tuple(self._settled.values()))
-                if waits or time.monotonic() - last >= SWEEP_S:
-                    last = time.monotonic()
-                    self._sweep()
-                if time.monotonic() - looked >= RELOOK_S:
-                    looked = time.monotonic()
-                    self._touch(desired.pod.uid for desired in self._journal.pods())
-            except Exception:
-                log.exception("sweep")  # the next one may fare better; without any, nobody notices a dead sandbox
-
-    def _sweep(self) -> None:
-        self._touch(tuple(self._blocked))
-        living = self._sandboxes.refresh()
-        if living is None:
-            return
-        for desired in self._journal.pods():
-            if self._is_stale(desired, living):
-                self._workers.touch(desired.pod.uid)
-        for record in self._journal.records():
-            if record.origin is Origin.RUNTIME and record.pod and record.key.container_id not in living:
-                self._sweep_record(record)
-
-    def _touch(self, uids: Iterable[PodUID]) -> None:
-        for uid in uids:
-            self._workers.touch(uid)
-
-    def _is_stale(self, desired: Desired, living: Collection[ContainerID]) -> bool:
-        dead = any(record.key.container_id not in living for record in self._journal.of_pod(desired.pod.uid))
-        known = self._sandboxes.known(desired.pod.uid)
-        return dead or bool(known and self._settled.get(desired.pod.uid, known) != known)
-
-    def _sweep_record(self, record: Record) -> None:
-        """A runtime's attachment whose sandbox and namespace are gone: its DEL was missed, do it now."""
-        if self._view.still_there(record.namespace):
-            return
-        with self._locks.held({record.key.container_id}):
-            if self._journal.record(record.key) == record:
-                try:
-                    self._attachments.detach(record)
-                except (NotReady, errors.CNIError) as problem:
-                    log.warning("%s: left by a runtime, DEL failed: %s", record.key, problem)
-
-    def _tell_slow_ones(self) -> None:
-        now = time.monotonic()
-        for uid, progress in list(self._passes.items()):
-            if progress.is_news(now - progress.started):
-                self._tell(progress, settled=False)
-                self._first.discard(uid)
 
 
 def _asked(wishes: Iterable[Wanted]) -> tuple[Asked, ...]:
