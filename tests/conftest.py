@@ -6,7 +6,14 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# machines are noisy: how long an input takes to make says nothing about the code
+hypothesis.settings.register_profile(
+    "noisy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("noisy")
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
