@@ -114,9 +114,12 @@ def _is_displaced(record: Record, links: Mapping[str, int] | None) -> bool:
 
 
 def _fulfils(record: Record, wanted: Wanted) -> bool:
-    """A name that is added to a wish, or taken out of it, is no change of what was attached under it."""
+    """Writing down the name that an unnamed wish got is no change. Taking a name out of a wish is one: the name may
+    be meant for another."""
     name = wanted.selection.interface
-    return name in ("", record.key.ifname) and _unnamed(record.element) == _unnamed(element(wanted))
+    if not name:
+        return record.element == element(wanted)
+    return name == record.key.ifname and _unnamed(record.element) == _unnamed(element(wanted))
 
 
 def _unnamed(text: str) -> dict[str, Any]:

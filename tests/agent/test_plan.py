@@ -66,14 +66,20 @@ def test_an_unnamed_element_is_matched_to_its_own_attachment_again():
     assert names(decided.attach) == ["net2"]
 
 
-def test_a_name_that_an_unnamed_attachment_got_can_be_written_down_and_taken_out_again():
+def test_a_name_that_an_unnamed_attachment_got_can_be_written_down():
     unnamed = wish("a")
     three = tuple(record(unnamed, f"net{number}", number=number) for number in (1, 2, 3))
     decided = decide(unnamed, wish("a", "net2"), unnamed, records=three)
     assert (decided.detach, decided.attach, decided.withhold) == ((), (), ())
     assert {step.position: step.record.key.ifname for step in decided.keep} == {0: "net1", 1: "net2", 2: "net3"}
-    back = decide(unnamed, records=(record(wish("a", "x9"), "x9"),))
-    assert [step.record.key.ifname for step in back.keep] == ["x9"]
+    back = decide(unnamed, wish("a", "net2"), unnamed, wish("b", "x9"), records=three)
+    assert names(back.attach) == ["x9"]
+
+
+def test_a_name_can_be_taken_from_one_element_and_given_to_another_in_one_edit():
+    decided = decide(wish("b", "x1"), wish("a"), records=(record(wish("a", "x1"), "x1"),))
+    assert [one.key.ifname for one in decided.detach] == ["x1"]
+    assert names(decided.attach) == ["x1", "net1"]
 
 
 def test_the_same_network_twice_is_two_attachments():
