@@ -115,7 +115,8 @@ def _is_displaced(record: Record, links: Mapping[str, int] | None) -> bool:
 
 def _fulfils(record: Record, wanted: Wanted) -> bool:
     """Writing down the name that an unnamed wish got is no change. Taking a name out of a wish is one: the name may
-    be meant for another."""
+    be meant for another.
+    """
     name = wanted.selection.interface
     if not name:
         return record.element == element(wanted)
