@@ -22,6 +22,8 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "libc6-dev": "/usr/include/stdlib.h",
         "nftables": "/usr/sbin/nft",
         "openssl": "/usr/bin/openssl",
+        "procps": "/bin/ps",
+        "python3": "/usr/bin/python3",
         "runc": "/usr/sbin/runc",
         "util-linux": "/usr/bin/nsenter",
     }
