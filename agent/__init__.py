@@ -4,10 +4,13 @@ From the outside in (see the import contracts in pyproject.toml):
 
     __main__                                   wiring
     grpc_server, cni_server                    the two doors: controller and CNI executable
-    engine                                     one pass over one pod: read, plan, do, read again
-    attach, device, sandboxes                  use cases: one attachment, our own device kinds, whose sandbox
-    chain, delegate, cache, confdir, cri,
-    netlink, journal, outcomes                 one module per outside world
-    plan, adopt, bridge, network               pure decisions
-    netns, model                               vocabulary
+    engine, calls                              one pass over one pod; one call of a runtime
+    sweep, claims                              what nobody tells us; what a runtime attached for us
+    attach, chain, device, sandboxes           one attachment, a network's plugins, our own devices, whose sandbox
+    progress, outcomes, retries, workers,
+    locks                                      how a pass goes, who is told, when again, side by side
+    journal, netlink, rtnl, netns, delegate,
+    descendants, cri, cache, confdir           one module per outside world
+    plan, adopt, bridge, network, codec        pure decisions
+    model, api                                 vocabulary
 """

@@ -81,6 +81,8 @@ class Attachments:
             except OSError:
                 alive = False
             try:
+                if alive and record.phase is Phase.ADDING:
+                    record = self._with_leftover(record, fd)
                 ours = alive and self._is_ours(record, fd)
                 chain.delete(net, self._call(record, alive=ours), self._plugin, record.result)
                 if alive:
@@ -122,20 +124,14 @@ class Attachments:
 
     def _undo(self, record: Record) -> None:
         try:
-            self.detach(self._with_leftover(record))
+            self.detach(record)
         except NotReady as problem:
             log.warning("%s: undoing the failed ADD failed, will be retried: %s", record.key, problem)
 
-    def _with_leftover(self, record: Record) -> Record:
-        """A link that a failed ADD left is that ADD's: its name was free before (plan), so the DEL may remove it."""
-        if record.ifindex:
-            return record
-        try:
-            with self._settings.view.opened(record.namespace.path) as fd:
-                link = self._kernel.pod_link(fd, record.key.ifname)
-        except (OSError, errors.CNIError):
-            return record
-        return replace(record, ifindex=link.index) if link is not None else record
+    def _with_leftover(self, record: Record, fd: int) -> Record:
+        """A link that an unfinished ADD left is that ADD's: its name was free before (plan), so it may go by index."""
+        link = None if record.ifindex else self._kernel.pod_link(fd, record.key.ifname)
+        return record if link is None else replace(record, ifindex=link.index)
 
     def _is_ours(self, record: Record, fd: int) -> bool:
         """Whether plugins may act on what bears the interface's name in the pod: they delete by name.
