@@ -27,7 +27,7 @@ def chain(*plugins: dict[str, Any], name: str = "") -> dict[str, Any]:
     return {"cniVersion": "1.0.0", **({"name": name} if name else {}), "plugins": stripped}
 
 
-# Writes down how it was called, then does what the file <name>.do says: "fail", "hang", or nothing.
+# Writes down how it was called, then does what the file `do` says: "fail", "hang", "litter", or nothing.
 _RECORDER = """#!/bin/sh
 dir=/run/recorder; mkdir -p $dir
 stdin=$(cat)
@@ -45,8 +45,9 @@ case "$CNI_COMMAND" in
 ADD)
   ip netns exec $ns ip link add "$CNI_IFNAME" type bridge || { echo '{"code":7,"msg":"recorder cannot add"}'; exit 1; }
   ip netns exec $ns ip link set "$CNI_IFNAME" up
+  [ "$do" = litter ] && { echo '{"code":11,"msg":"recorder gives up half-way"}'; exit 1; }
   echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"'$CNI_NETNS'"}]}';;
-DEL) [ -n "$CNI_NETNS" ] && ip netns exec $ns ip link del "$CNI_IFNAME" 2>/dev/null;;
+DEL) [ -n "$CNI_NETNS" ] && [ "$do" != litter ] && ip netns exec $ns ip link del "$CNI_IFNAME" 2>/dev/null;;
 esac
 exit 0
 """
@@ -65,7 +66,7 @@ def install_recorder(node: Node) -> None:
 
 
 def tell_recorder(node: Node, what: str) -> None:
-    """Say what it does from now on: "fail" or "hang" on ADD, or "" for success."""
+    """Say what it does from now on: on ADD "fail", "hang" or "litter" (leave a link behind, and at DEL too), or ""."""
     folder = node.path("/run/recorder")
     folder.mkdir(exist_ok=True)
     (folder / "do").write_text(what)

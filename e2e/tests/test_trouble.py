@@ -33,6 +33,19 @@ def test_one_works_and_one_fails_until_its_cause_is_gone(ns, node):
     pod.wait_ready("x1", "x2")
 
 
+def test_a_link_that_a_failing_plugin_leaves_is_removed_and_hides_no_cause(ns, node):
+    ns.network("rec", networks.recorder())
+    networks.tell_recorder(node, "litter")
+    pod = ns.pod("a")
+    pod.plug("rec@x1")
+    pod.wait_event("FailedAddingInterface", "x1", "half-way")
+    time.sleep(2)  # a second try has met whatever the first one left
+    assert "half-way" in pod.condition()["message"]
+    assert set(pod.interfaces()) == {"eth0"}
+    networks.tell_recorder(node, "")
+    pod.wait_ready("x1")
+
+
 def test_an_address_that_becomes_free_goes_to_who_waits_for_it(ns):
     conf = networks.reference_bridge("br-one", name=f"one{ns.name[:5]}")
     conf["ipam"] = {
