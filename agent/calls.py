@@ -96,6 +96,7 @@ class Calls:
         with self._locks.held({key.container_id}):
             self._remove_half_made(key)
             record = _record(key, call, netns.identify(fd, call.netns))
+            self._refuse_taken_name(record)
             record = self._journal.begin(record, durable=outlives_reboot(parse(record.config, call.config.name)))
             try:
                 document = self._native("ADD", env, call.config.raw, DEADLINES_S["ADD"], fd)
@@ -107,12 +108,14 @@ class Calls:
 
     def _remove_half_made(self, key: Key) -> None:
         record = self._journal.record(key)
-        if record is None:
-            return
-        if record.phase is Phase.ATTACHED and self._attachments.is_there(record):
-            message = f"interface name {key.ifname!r} exists already in the container"
+        if record is not None and not (record.phase is Phase.ATTACHED and self._attachments.is_there(record)):
+            self._attachments.detach(record)
+
+    def _refuse_taken_name(self, record: Record) -> None:
+        """Before anything is journalled: what an unfinished ADD's undoing finds under the name is that ADD's."""
+        if self._attachments.is_there(record):
+            message = f"interface name {record.key.ifname!r} exists already in the container"
             raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
-        self._attachments.detach(record)
 
     def _delete(self, call: request.Request, env: Mapping[str, str]) -> None:
         key = Key(ContainerID(call.container_id), call.ifname)
@@ -139,7 +142,8 @@ class Calls:
             ):
                 try:
                     with self._locks.held({record.key.container_id}):
-                        self._attachments.detach(record)
+                        if self._journal.record(record.key) == record:  # else somebody was here before the lock
+                            self._attachments.detach(record)
                 except (NotReady, errors.CNIError) as problem:
                     problems.append(f"{record.key}: {problem}")
         self._native("GC", env, call.config.raw, OTHERS_S)

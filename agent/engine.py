@@ -123,13 +123,21 @@ class Engine:
         desired = self._journal.desired(uid)
         if desired is None:
             return
-        started = time.monotonic()
-        progress = Progress(desired, "", started)
+        progress = Progress(desired, "", time.monotonic())
         try:
-            sandbox = None if desired.ended else self._sandboxes.of(desired.pod)
+            self._look_and_settle(progress)
         except (NotReady, Refused) as problem:
             self._hold_up(progress, problem)
             return
+        self._seen.settled[uid] = progress.sandbox
+        self._tell(progress, settled=True)
+        metrics.PASSES.observe(time.monotonic() - progress.started)
+
+    def _look_and_settle(self, progress: Progress) -> None:
+        """Raises NotReady or Refused before anything is changed, where the sandbox cannot be worked in."""
+        desired = progress.desired
+        uid = desired.pod.uid
+        sandbox = None if desired.ended else self._sandboxes.of(desired.pod)
         progress.sandbox = sandbox.id if sandbox else ""
         ids = {record.key.container_id for record in self._journal.of_pod(uid)} | ({sandbox.id} if sandbox else set())
         self._seen.passes[uid] = progress
@@ -138,10 +146,6 @@ class Engine:
                 self._settle(progress, sandbox)
         finally:
             del self._seen.passes[uid]
-        self._seen.settled[uid] = progress.sandbox
-        self._seen.first.discard(uid)
-        self._tell(progress, settled=True)
-        metrics.PASSES.observe(time.monotonic() - started)
 
     def _settle(self, progress: Progress, sandbox: Sandbox | None) -> None:
         progress.desired, decided = self._decide(progress.desired, sandbox)
@@ -178,6 +182,8 @@ class Engine:
         if not decided.attach and not decided.keep:
             return desired, decided
         links = self._claims.links(sandbox)
+        if links is None and decided.attach:
+            raise NotReady("SandboxUnreadable", "what is in the pod's network namespace cannot be read")
         decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
         if met := [step.wanted for step in decided.withhold if step.hold.reason == INTERFACE_EXISTS]:
             desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled

@@ -115,6 +115,16 @@ def test_a_second_add_is_an_error_and_changes_nothing(call, agent, pod_netns):
     assert (agent.journal.records(), links(pod_netns)) == (before, {"net1"})
 
 
+def test_an_add_under_a_taken_name_fails_and_the_link_there_is_not_harmed(call, agent, pod_netns):
+    inside = ["ip", "netns", "exec", Path(pod_netns).name, "ip"]
+    subprocess.run([*inside, "link", "add", "net1", "type", "veth", "peer", "name", "theirs"], check=True)
+    before = subprocess.run([*inside, "-o", "link"], check=True, capture_output=True).stdout
+    code, document = call("ADD")
+    assert (code, document["code"], "net1" in document["msg"]) == (1, 7, True)
+    assert subprocess.run([*inside, "-o", "link"], check=True, capture_output=True).stdout == before
+    assert agent.journal.records() == ()
+
+
 def test_a_failed_add_leaves_neither_link_nor_record(call, agent, pod_netns):
     code, document = call("ADD", ipam={"type": "missing"})
     assert (code, document["code"], document["cniVersion"]) == (1, 50, "1.1.0")

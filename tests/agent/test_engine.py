@@ -299,6 +299,18 @@ def test_a_defect_of_ours_is_told_and_tried_again(story):
     story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
 
 
+def test_nothing_is_attached_where_nobody_can_tell_what_is_there(story):
+    """A failed ADD under a taken name would be undone by deleting what is not ours."""
+    links = story.world.links.pop("s1")
+    story.world.pod_links = lambda _: (_ for _ in ()).throw(OSError("no such namespace"))
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Pending", "SandboxUnreadable")]
+    assert story.world.done == []
+    story.world.links["s1"] = links
+    del story.world.pod_links
+    story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
+
+
 def test_a_host_network_pod_is_refused(story):
     story.world.sandboxes[POD.uid] = Refused("HostNetwork", "node's own")
     story.apply("r1", wish("a", "x1"))
