@@ -55,7 +55,7 @@ class Agent:
         self._kernel = kernel
         execute = delegate.Executor(arguments.cni_bin_dir, root)
         descendants.kill_survivors()  # of a predecessor that was killed: an ADD that finishes late would leak
-        native = device.Native(kernel, execute, view)
+        native = device.Native(kernel, execute, view, self.journal)
         conf_dirs = tuple(Path(view.place(str(path))) for path in arguments.cni_conf_dir)
         settings = Settings(tuple(arguments.cni_bin_dir), conf_dirs, view, arguments.delegate_timeout)
         attachments = Attachments(self.journal, kernel, native, execute, settings)

@@ -102,6 +102,7 @@ class Attachments:
 
     def _add(self, record: Record, net: network.NetworkList, selection: multinet.Selection) -> Record:
         document = chain.add(net, self._call(record), self._plugin)
+        record = self._journal.record(record.key) or record  # with what a device has saved meanwhile
         with self._settings.view.opened(record.namespace.path) as fd:
             link = self._kernel.pod_link(fd, record.key.ifname)
             if link is None:
@@ -148,9 +149,12 @@ class Attachments:
         return True
 
     def _clear(self, record: Record, fd: int) -> None:
-        """After the DEL: a link that survived it goes, if it is the one that the ADD made; old routes come back."""
+        """After the DEL: a link that survived it goes, if it is the one that the ADD made; old routes come back.
+
+        One that was not made but moved into the pod (its device has saved how it was) is never deleted.
+        """
         link = self._kernel.pod_link_at(fd, record.ifindex) if record.ifindex else None
-        if link is not None:
+        if link is not None and not record.saved:
             self._kernel.delete_in_pod(fd, link)
         for route in record.displaced:
             self._kernel.restore_default_route(fd, route)

@@ -103,6 +103,7 @@ class Calls:
             except errors.CNIError:
                 self._detach_quietly(record)
                 raise
+            record = self._journal.record(key) or record  # with what the device has saved meanwhile
             self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
         return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
 

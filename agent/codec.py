@@ -44,6 +44,7 @@ def encode_record(record: Record) -> Document:
         "result": record.result,
         "ifindex": record.ifindex,
         "displaced": [[one.gateway, one.ifname, one.metric] for one in record.displaced],
+        "saved": dict(record.saved),
         "nadUID": record.nad_uid,
         "nadResourceVersion": record.nad_resource_version,
         "sequence": record.sequence,
@@ -67,6 +68,7 @@ def decode_record(document: Document) -> Record:
         result=document["result"],
         ifindex=document["ifindex"],
         displaced=tuple(Displaced(*one) for one in document["displaced"]),
+        saved=document.get("saved") or {},  # absent in records of the first version
         nad_uid=document["nadUID"],
         nad_resource_version=document["nadResourceVersion"],
         sequence=document["sequence"],

@@ -1,4 +1,4 @@
-"""Network type `hotnic`: the CNI verbs on the device kinds that the agent makes itself.
+"""Network type `hotnic`: the CNI verbs on the device kinds that the agent makes itself (agent.devices).
 
 Called in-process, for the hotplug engine and for the CNI executable alike, with what a plugin would get: verb,
 environment, configuration. The caller has journalled the attachment before.
@@ -7,7 +7,7 @@ Rules
 1. IPAM first: an address that cannot be had leaves no trace in the pod.
 2. A failed ADD undoes itself: the link if it is ours, then the address. A DEL goes through both and reports the
    first error at the end.
-3. Nothing is deleted on its name alone (bridge.is_ours).
+3. A DEL works with a configuration that is invalid by now, and with a namespace that is gone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
-from agent import bridge, netns
+from agent import devices, interface, netns, options
+from agent.devices.contract import Device
+from agent.devices.unknown import Unknown
+from agent.links import Have, Interface
 from agent.model import ContainerID, Key
 from agent.netlink import Kernel
 from cni import errors, request, result, version
 
 TYPE = "hotnic"
-KINDS = ("bridge",)
+
+
+class Notes(Protocol):
+    """Where a device's memory is kept between ADD and DEL (agent.devices.contract, rule 4)."""
+
+    def saved(self, key: Key) -> Mapping[str, Any]: ...
+
+    def save(self, key: Key, note: Mapping[str, Any]) -> None: ...
 
 
 class Execute(Protocol):
@@ -40,12 +51,13 @@ class Execute(Protocol):
 
 
 class Native:
-    """The native devices, bound to a kernel and to the executor of IPAM plugins."""
+    """The native devices, bound to a kernel, to the executor of IPAM plugins and to the journal's notes."""
 
-    def __init__(self, kernel: Kernel, execute: Execute, view: netns.View) -> None:
+    def __init__(self, kernel: Kernel, execute: Execute, view: netns.View, notes: Notes) -> None:
         self._kernel = kernel
         self._execute = execute
         self._view = view
+        self._notes = notes
 
     def __call__(
         self,
@@ -65,7 +77,8 @@ class Native:
                 with self._namespace(env, netns_fd) as fd:
                     return self._add(call, fd)
             case "DEL":
-                self._delete(call)
+                with self._living(env) as living:
+                    self._delete(call, living)
             case "CHECK":
                 with self._namespace(env, netns_fd) as fd:
                     self._check(call, fd)
@@ -76,56 +89,65 @@ class Native:
         return None
 
     def _add(self, call: _Call, fd: int) -> Mapping[str, Any]:
-        options = call.options()
+        device, ipam = self._device(call), options.ipam(call.config)
         try:
-            addresses = self._allocate(call, options)
-            want = bridge.want(call.key, options, addresses)
-            have = self._kernel.settle(want, fd)
+            addresses = self._allocate(call, ipam)
+            have = self._kernel.settle(
+                device, _want(device, addresses), fd, lambda note: self._notes.save(call.key, note)
+            )
         except BaseException:
-            self._undo(call, options)
+            self._undo(call, ipam, fd)
             raise
-        return result.encode(_result(call, want, have, addresses), call.cni_version)
+        return result.encode(_result(call, device, have, addresses), call.cni_version)
 
-    def _undo(self, call: _Call, options: bridge.Options) -> None:
+    def _device(self, call: _Call) -> Device:
+        return devices.parse(call.options(self._notes.saved(call.key)))
+
+    def _undo(self, call: _Call, ipam: Mapping[str, Any] | None, fd: int) -> None:
         with suppress(errors.CNIError):  # the ADD's own error is the one to tell; the journal still has the record
-            self._unplug(call.key)
+            self._unplug(call, fd)
         with suppress(errors.CNIError):
-            self._release(call, options.ipam)
+            self._release(call, ipam)
 
-    def _delete(self, call: _Call) -> None:
+    def _delete(self, call: _Call, fd: int | None) -> None:
         try:
-            self._unplug(call.key)
+            self._unplug(call, fd)
         finally:
-            ipam = call.config.get("ipam")  # not parsed: a DEL must work with a configuration that is invalid by now
+            ipam = call.config.get("ipam")  # not parsed: rule 3
             self._release(call, ipam if isinstance(ipam, Mapping) and ipam.get("type") else None)
 
-    def _unplug(self, key: Key) -> None:
-        host = self._kernel.link(bridge.host_name(key))
-        if host is not None and bridge.is_ours(key, host):
-            self._kernel.delete(host)
+    def _unplug(self, call: _Call, fd: int | None) -> None:
+        try:
+            device = self._device(call)
+        except errors.CNIError:
+            device = Unknown(call.key)
+        self._kernel.remove(device, fd)
 
     def _check(self, call: _Call, fd: int) -> None:
         previous = call.config.get("prevResult")
         if not isinstance(previous, Mapping):
             raise errors.CNIError(errors.Code.INVALID_CONFIG, "CHECK needs prevResult")
-        options = call.options()
-        if options.ipam:
-            self._ipam(call, options.ipam, "CHECK")
-        want = bridge.want(call.key, options, result.decode(previous) if options.ipam else None)
-        if found := bridge.mismatches(want, self._kernel.read(want, fd)):
+        device, ipam = self._device(call), options.ipam(call.config)
+        if ipam:
+            self._ipam(call, ipam, "CHECK")
+        want = _want(device, result.decode(previous) if ipam else None)
+        have = self._kernel.read(device, want, fd)
+        if found := (*interface.mismatches(want, have), *device.mismatches(want, have)):
             raise errors.CNIError(errors.Code.INTERNAL, "; ".join(found))
 
     def _status_or_gc(self, call: _Call) -> None:
-        options = call.options()
-        if options.ipam and version.at_least(call.cni_version, version.VERBS[call.command]):
-            self._ipam(call, options.ipam, call.command)
+        device, ipam = self._device(call), options.ipam(call.config)
+        if call.command == "STATUS":
+            device.refuse_unready(self._kernel.read(device, device.interface, None))
+        if ipam and version.at_least(call.cni_version, version.VERBS[call.command]):
+            self._ipam(call, ipam, call.command)
 
-    def _allocate(self, call: _Call, options: bridge.Options) -> result.Result | None:
-        if options.ipam is None:
+    def _allocate(self, call: _Call, ipam: Mapping[str, Any] | None) -> result.Result | None:
+        if ipam is None:
             return None
-        addresses = result.decode(self._ipam(call, options.ipam, "ADD") or {})
+        addresses = result.decode(self._ipam(call, ipam, "ADD") or {})
         if not addresses.ips:
-            raise errors.CNIError(errors.Code.INVALID_CONFIG, f"ipam plugin {options.ipam['type']} returned no address")
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, f"ipam plugin {ipam['type']} returned no address")
         return addresses
 
     def _release(self, call: _Call, ipam: Mapping[str, Any] | None) -> None:
@@ -151,6 +173,15 @@ class Native:
             refuse_own_namespace(fd, env)
             yield fd
 
+    @contextmanager
+    def _living(self, env: Mapping[str, str]) -> Iterator[int | None]:
+        """Yield the pod's namespace, None where CNI_NETNS leads to none or to the node's own."""
+        with ExitStack() as stack:
+            fd = None
+            with suppress(OSError):
+                fd = stack.enter_context(self._view.opened(env["CNI_NETNS"])) if env.get("CNI_NETNS") else None
+            yield None if fd is None or not netns.is_namespace(fd) or netns.is_own(fd) else fd
+
 
 class _Call:
     """One verb with its parameters."""
@@ -160,12 +191,8 @@ class _Call:
         self.key = Key(ContainerID(env.get("CNI_CONTAINERID", "")), env.get("CNI_IFNAME", ""))
         self.cni_version = str(config.get("cniVersion") or "0.1.0")
 
-    def options(self) -> bridge.Options:
-        kind = self.config.get("device")
-        if kind not in KINDS:
-            message = f"device={kind!r} is not one of {', '.join(KINDS)}"
-            raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
-        return bridge.parse(self.config, request.parse_args(self.env.get("CNI_ARGS", "")))
+    def options(self, saved: Mapping[str, Any]) -> options.Call:
+        return options.Call(self.key, self.config, request.parse_args(self.env.get("CNI_ARGS", "")), saved)
 
 
 def refuse_own_namespace(fd: int, env: Mapping[str, str]) -> None:
@@ -178,23 +205,26 @@ def refuse_own_namespace(fd: int, env: Mapping[str, str]) -> None:
         )
 
 
-def _result(call: _Call, want: bridge.Want, have: bridge.Have, addresses: result.Result | None) -> result.Result:
+def _want(device: Device, addresses: result.Result | None) -> Interface:
+    """The interface with the addresses and routes of IPAM."""
+    if addresses is None:
+        return device.interface
+    ips = tuple(ip.address for ip in addresses.ips)
+    return replace(device.interface, addresses=ips, routes=interface.with_gateways(addresses))
+
+
+def _result(call: _Call, device: Device, have: Have, addresses: result.Result | None) -> result.Result:
     """The result of a chained plugin holds everything of the plugins before it (SPEC §4)."""
     previous = call.config.get("prevResult")
     before = result.decode(previous) if isinstance(previous, Mapping) else result.Result()
-    assert have.bridge
-    assert have.host
     assert have.pod
-    made = (
-        result.Interface(have.bridge.name, have.bridge.mac, have.bridge.mtu),
-        result.Interface(have.host.name, have.host.mac, have.host.mtu),
-        result.Interface(have.pod.name, have.pod.mac, have.pod.mtu, call.env.get("CNI_NETNS", "")),
-    )
-    position = len(before.interfaces) + 2
+    shown = tuple(result.Interface(link.name, link.mac, link.mtu) for link in device.shown(have))
+    pod = result.Interface(have.pod.name, have.pod.mac, have.pod.mtu, call.env.get("CNI_NETNS", ""))
+    position = len(before.interfaces) + len(shown)
     own = addresses or result.Result()
     return result.Result(
-        interfaces=(*before.interfaces, *made),
+        interfaces=(*before.interfaces, *shown, pod),
         ips=(*before.ips, *(result.IPConfig(ip.address, ip.gateway, position) for ip in own.ips)),
-        routes=(*before.routes, *want.routes),
+        routes=(*before.routes, *_want(device, addresses).routes),
         dns=own.dns if own.dns != result.DNS() else before.dns,
     )

@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +88,17 @@ class Journal:
         self._write("records", _record_name(record.key), codec.encode_record(record), durable=durable)
         with self._lock:
             self._records[record.key] = record
+
+    def saved(self, key: Key) -> Mapping[str, Any]:
+        """Return what a device has saved with the attachment's record (device.Notes)."""
+        record = self.record(key)
+        return record.saved if record else {}
+
+    def save(self, key: Key, note: Mapping[str, Any]) -> None:
+        """Save what a device must not forget. Raises KeyError where the attachment was not begun."""
+        with self._lock:
+            record = self._records[key]
+        self.update(replace(record, saved=note), durable=False)
 
     def remove(self, key: Key) -> None:
         """Forget an attachment, after its DEL; one that is not there is fine."""

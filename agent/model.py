@@ -144,6 +144,7 @@ class Record:
     result: Mapping[str, Any] | None = None
     ifindex: int = 0  # of the interface in the pod, once attached
     displaced: tuple[Displaced, ...] = ()
+    saved: Mapping[str, Any] = field(default_factory=dict)  # what a device has to give back (devices.contract, rule 4)
     nad_uid: str = ""
     nad_resource_version: str = ""
     sequence: int = 0  # order of the ADDs on this node

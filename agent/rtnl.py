@@ -20,8 +20,10 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from agent import links
+
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
-NEWADDR, GETADDR = 20, 22
+NEWADDR, DELADDR, GETADDR = 20, 21, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 
 REQUEST, MULTI, ACK, DUMP, CREATE, EXCL = 1, 2, 4, 0x300, 0x400, 0x200
@@ -128,12 +130,17 @@ class LinkMessage:
     mac: str
     mtu: int
     master: int
+    parent: int
+    queue: int  # IFLA_TXQLEN, packets
+    alias: str
+    data: bytes  # IFLA_INFO_DATA
+    port: bytes  # IFLA_INFO_SLAVE_DATA
 
 
 def _link(message: bytes) -> LinkMessage:
     index, flags = struct.unpack_from("=iI", message, _HEADER.size + 4)
-    found = dict(_attributes(message, _HEADER.size + 16))
-    info = dict(_attributes(found.get(18, b""), 0))
+    found = dict(links.attributes(message, _HEADER.size + 16))
+    info = dict(links.attributes(found.get(18, b"")))
     return LinkMessage(
         index=index,
         flags=flags,
@@ -142,14 +149,12 @@ def _link(message: bytes) -> LinkMessage:
         mac=found.get(1, b"").hex(":"),
         mtu=_number(found.get(4, b"")),
         master=_number(found.get(10, b"")),
+        parent=_number(found.get(5, b"")),
+        queue=_number(found.get(13, b"")),
+        alias=_text(found.get(20, b"")),
+        data=info.get(2, b""),
+        port=info.get(5, b""),
     )
-
-
-def _attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
-        yield kind & 0x3FFF, data[offset + 4 : offset + length]  # without the flags for nesting and byte order
-        offset += max(4, (length + 3) & ~3)
 
 
 def _text(value: bytes) -> str:
@@ -197,4 +202,4 @@ def _explanation(message: bytes, flags: int, kind: int) -> str:
     if not flags & ACK_TLVS:
         return ""
     offset = _HEADER.size + 4 + (_HEADER.size if kind == _ERROR else 0)
-    return _text(dict(_attributes(message, offset)).get(1, b""))
+    return _text(dict(links.attributes(message, offset)).get(1, b""))

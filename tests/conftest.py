@@ -3,11 +3,18 @@
 import ctypes
 import os
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
+
+from agent.netlink import Kernel
+from tests import kernel_features
+from tests.agent import native
+from tests.openvswitch import OpenVSwitch, running
 
 # machines are noisy: how long an input takes to make says nothing about the code
 hypothesis.settings.register_profile(
@@ -20,8 +27,26 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """The agent's hands in the kernel, in the namespace that the test is in."""
+    native.KERNELS.append(Kernel())
+    yield native.KERNELS[-1]
+    native.KERNELS.pop().close()
+
+
+@pytest.fixture
+def second_pod_netns() -> Iterator[str]:
+    """The path of another one, for a second pod."""
+    yield from _new_netns()
+
+
+@pytest.fixture
 def pod_netns() -> Iterator[str]:
     """The path of a new network namespace that stands for a pod's."""
+    yield from _new_netns()
+
+
+def _new_netns() -> Iterator[str]:
     name = f"hntest-{uuid.uuid4().hex[:12]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield f"/run/netns/{name}"
@@ -40,7 +65,21 @@ def node_netns() -> Iterator[None]:
     os.close(own)
 
 
+@pytest.fixture(params=["netdev", pytest.param("system", marks=kernel_features.needs("ovs_kernel"))])
+def openvswitch(node_netns: None, request: pytest.FixtureRequest) -> Iterator[OpenVSwitch]:
+    """A switch in the node's namespace, once with each datapath that this kernel allows; see tests/openvswitch.py."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ovs-") as folder,  # not tmp_path: a Unix socket's path has 107 bytes
+        running(Path(folder), request.param) as switch,
+    ):
+        yield switch
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("netns") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="makes network namespaces, which takes root"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    kernel_features.require(item)

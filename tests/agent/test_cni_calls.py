@@ -44,7 +44,7 @@ class Agent:
     def start(self) -> None:
         self.kernel, self.journal, locks = Kernel(), Journal(self.folder / "state"), Locks()
         view = netns.View()
-        native = Native(self.kernel, self.ipam, view)
+        native = Native(self.kernel, self.ipam, view, self.journal)
         settings = Settings((), (), view)
         self.attachments = Attachments(self.journal, self.kernel, native, self.ipam, settings)
         calls = Calls(self.journal, native, self.attachments, locks, lambda: self.waiting)

@@ -1,84 +1,27 @@
 """The device `bridge` on the real kernel, between two namespaces of the test's own."""
 
 import ipaddress
-import json
-import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent import bridge, netns
-from agent.device import Native
+from agent import netns, options
 from agent.model import ContainerID, Key
-from agent.netlink import Kernel
 from cni import errors, result
+from tests.agent.native import CONTAINER, FakeIPAM, ip, link, ping
+from tests.agent.native import Plugin as AnyPlugin
 
-pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("node_netns")]
-
-CONTAINER = "c" * 64
-
-
-def ip(*arguments: str, netns: str = "") -> list[dict[str, Any]]:
-    prefix = ["ip", "netns", "exec", Path(netns).name] if netns else []
-    run = subprocess.run([*prefix, "ip", "-json", *arguments], check=True, capture_output=True, text=True)
-    return json.loads(run.stdout or "[]")
+pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("node_netns", "kernel")]
 
 
-def link(name: str, netns: str = "") -> dict[str, Any] | None:
-    return next((one for one in ip("-d", "link", netns=netns) if one["ifname"] == name), None)
-
-
-class FakeIPAM:
-    """Says what it was asked, and answers with what the test wants."""
-
-    def __init__(self, answer: Mapping[str, Any] | errors.CNIError) -> None:
-        self.answer, self.calls = answer, []
-
-    def __call__(self, plugin_type, command, env, config, deadline_s):
-        self.calls.append((plugin_type, command, env["CNI_COMMAND"], config["ipam"]))
-        if command != "ADD":
-            return None
-        if isinstance(self.answer, errors.CNIError):
-            raise self.answer
-        return self.answer
-
-
-KERNELS: list[Kernel] = []
-
-
-@pytest.fixture(autouse=True)
-def kernel():
-    KERNELS.append(Kernel())
-    yield KERNELS[-1]
-    KERNELS.pop().close()
-
-
-class Plugin:
-    """One attachment of the device, called as a plugin is."""
-
-    def __init__(self, pod_netns: str, fake: FakeIPAM | None = None, **config: Any) -> None:
-        self.native = Native(KERNELS[-1], fake or FakeIPAM({}), netns.View())
-        self.config = {
-            "cniVersion": "1.1.0",
-            "name": "n",
-            "type": "hotnic",
-            "device": "bridge",
-            "bridge": "br0",
-            **config,
-        }
-        self.netns = pod_netns
-
-    def __call__(self, command: str, ifname: str = "net1", container: str = CONTAINER, **config: Any):
-        env = {"CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_IFNAME": ifname, "CNI_NETNS": self.netns}
-        return self.native(command, env, {**self.config, **config}, 10.0)
+def Plugin(pod_netns, fake=None, **config):
+    return AnyPlugin(pod_netns, fake, **{"device": "bridge", "bridge": "br0", **config})
 
 
 def test_an_attachment_is_whole_and_its_result_is_what_the_kernel_says(pod_netns):
     document = Plugin(pod_netns, mtu=1400, runtimeConfig={"mac": "02:11:22:33:44:55"})("ADD")
-    pod, host = link("net1", pod_netns), link(bridge.host_name(Key(ContainerID(CONTAINER), "net1")))
+    pod, host = link("net1", pod_netns), link(options.host_name(Key(ContainerID(CONTAINER), "net1")))
     assert (pod["address"], pod["mtu"], "UP" in pod["flags"]) == ("02:11:22:33:44:55", 1400, True)
     assert (host["master"], host["mtu"], "UP" in host["flags"]) == ("br0", 1400, True)
     assert document["interfaces"][2] == {
@@ -88,28 +31,11 @@ def test_an_attachment_is_whole_and_its_result_is_what_the_kernel_says(pod_netns
     assert all("sandbox" not in one for one in document["interfaces"][:2])
 
 
-def test_two_pods_on_one_bridge_reach_each_other(pod_netns, request):
-    other = request.getfixturevalue("second_pod_netns")
-    for number, path in enumerate((pod_netns, other), 1):
+def test_two_pods_on_one_bridge_reach_each_other(pod_netns, second_pod_netns):
+    for number, path in enumerate((pod_netns, second_pod_netns), 1):
         Plugin(path)("ADD", container=f"c{number}")
         ip("addr", "add", f"10.7.0.{number}/24", "dev", "net1", netns=path)
     ping(pod_netns, "10.7.0.2")
-
-
-@pytest.fixture
-def second_pod_netns():
-    name = f"hntest2-{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield f"/run/netns/{name}"
-    subprocess.run(["ip", "netns", "del", name], check=False)
-
-
-def ping(path: str, address: str) -> None:
-    command = ["ip", "netns", "exec", Path(path).name, "busybox", "ping", "-c", "1", "-W", "2", address]
-    for _ in range(3):
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            return
-    pytest.fail(f"{address} does not answer")
 
 
 def test_delete_removes_both_ends_and_a_second_and_third_do_nothing(pod_netns):
@@ -131,7 +57,7 @@ def test_delete_works_when_the_pod_renamed_its_interface_and_changed_its_mac(pod
 
 
 def test_delete_leaves_a_link_of_the_same_name_alone_that_is_not_ours(pod_netns):
-    ip("link", "add", bridge.host_name(Key(ContainerID(CONTAINER), "net1")), "type", "veth", "peer", "name", "x")
+    ip("link", "add", options.host_name(Key(ContainerID(CONTAINER), "net1")), "type", "veth", "peer", "name", "x")
     Plugin(pod_netns)("DEL")
     assert link("x") is not None
 
@@ -290,7 +216,7 @@ def test_default_routes_move_to_the_interface_that_asks_and_come_back(pod_netns,
 
 def test_ports_are_isolated_and_hairpinned_where_asked(pod_netns):
     Plugin(pod_netns, portIsolation=True, hairpinMode=True)("ADD")
-    host = link(bridge.host_name(Key(ContainerID(CONTAINER), "net1")))
+    host = link(options.host_name(Key(ContainerID(CONTAINER), "net1")))
     data = host["linkinfo"]["info_slave_data"]
     assert (data["isolated"], data["hairpin"]) == (True, True)
 

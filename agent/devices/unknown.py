@@ -1,0 +1,31 @@
+"""Pure: the device of a configuration that cannot be read (any more), as a DEL may meet it.
+
+It removes what an attachment of any kind leaves that is proven ours by what is derived from its key alone.
+"""
+
+from __future__ import annotations
+
+from agent.devices import marked
+from agent.devices.contract import Device
+from agent.devices.veth_pair import Pair
+from agent.links import Have, Interface, Read, Step
+from agent.model import Key
+from cni import errors
+
+
+class Unknown(Device):
+    """For `removal` only."""
+
+    def __init__(self, key: Key) -> None:
+        self.interface = Interface(key.ifname)
+        self._key = key
+        self._pair = Pair(key)
+
+    def reads(self) -> tuple[Read, ...]:
+        return self._pair.reads()
+
+    def plan(self, want: Interface, have: Have) -> tuple[Step, ...]:
+        raise errors.CNIError(errors.Code.INVALID_CONFIG, f"nothing is known of the device of {want.ifname}")
+
+    def removal(self, have: Have) -> tuple[Step, ...]:
+        return (*self._pair.removal(have), *marked.removal(self._key, have))

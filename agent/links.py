@@ -1,0 +1,221 @@
+"""Pure: what the agent says about the kernel's links, and the steps that change them.
+
+A device (agent.devices) names what it wants to know (`Read`) and gets it in a `Have`; it answers with steps. Nothing
+here or there does anything: agent.apply performs the steps, agent.netlink reads.
+
+Rules
+1. A step names links, never their indexes: those are looked up when the step is performed, since the step before
+   it may have made the link.
+2. Attributes are those of <linux/if_link.h>, by name, as (name, value). A value that is a tuple of such pairs is a
+   nested attribute; `IndexOf`, `POD` and `RANDOM_MAC` stand for what is known only when the step is performed.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cni import result
+
+Address = result.InterfaceAddress
+Attributes = tuple[tuple[str, Any], ...]
+
+
+class Where(enum.Enum):
+    """In whose namespace."""
+
+    NODE = "node"
+    IN_POD = "pod"
+
+
+class _Late(enum.Enum):
+    NAMESPACE = "a descriptor of the pod's namespace"
+    MAC = "a random MAC"
+
+
+# as an attribute's value
+POD = _Late.NAMESPACE
+RANDOM_MAC = _Late.MAC  # locally administered: what many nodes make under one name must not have one identity
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOf:
+    """As an attribute's value: the index that the link of this name has."""
+
+    name: str
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface as the kernel describes it. `mtu` in bytes."""
+
+    index: int
+    name: str
+    kind: str
+    mac: str
+    mtu: int
+    up: bool
+    master: int = 0
+    parent: int = 0  # the link that this one is made on, or its peer; in another namespace, maybe
+    alias: str = ""
+    data: bytes = b""  # IFLA_INFO_DATA, undecoded: what only links of its kind have
+    port: bytes = b""  # IFLA_INFO_SLAVE_DATA: what the link is as a port of its master
+
+
+# -- what a device wants to know ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLink:
+    """Known as a Link, or not at all."""
+
+    name: str
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A setting below /proc/sys/net, known as its text."""
+
+    path: str  # as `ipv4/conf/net1/arp_filter`
+    where: Where = Where.IN_POD
+
+
+Read = Any  # NamedLink, Sysctl, or what an adapter of agent.apply reads besides
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The interface in the pod as it shall be, of whatever kind. What is None or empty is left as it is."""
+
+    ifname: str
+    mac: str = ""
+    mtu: int | None = None
+    up: bool = True
+    sysctls: tuple[tuple[str, str], ...] = ()  # (path of Sysctl, value)
+    promiscuous: bool | None = None
+    all_multicast: bool | None = None
+    transmit_queue: int | None = None  # packets
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[result.Route, ...] = ()
+    leaving: tuple[Address, ...] = ()  # of an earlier wish: removed where they are not wanted any more
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What the kernel has."""
+
+    pod: Link | None = None  # the interface in the pod
+    flags: int = 0  # of that interface (IFF_*)
+    transmit_queue: int = 0
+    addresses: frozenset[Address] = field(default_factory=frozenset)
+    routes: frozenset[result.Route] = field(default_factory=frozenset)
+    facts: Mapping[Read, Any] = field(default_factory=dict)
+
+    def link(self, name: str, where: Where = Where.NODE) -> Link | None:
+        """Return the link of that name, if the device asked for it and it exists."""
+        found: Link | None = self.facts.get(NamedLink(name, where))
+        return found
+
+
+# -- steps -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a link. `shared`: one that is there by now is as good, another attachment was faster."""
+
+    name: str
+    kind: str
+    where: Where = Where.NODE
+    data: Attributes = ()
+    attributes: Attributes = ()
+    up: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Change a link: attributes, what links of its `kind` have (data), what it is as a port of a bridge, up or down."""
+
+    name: str
+    where: Where = Where.NODE
+    attributes: Attributes = ()
+    kind: str = ""
+    data: Attributes = ()
+    port: Attributes = ()
+    up: bool | None = None
+    flags: tuple[int, int] = (0, 0)  # (IFF_* values, which of them to change)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete a link by the index that it was seen with; one that is gone already is fine."""
+
+    link: Link
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress:
+    ifname: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAddress:
+    """One that is gone already is fine."""
+
+    ifname: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    ifname: str
+    route: result.Route
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSysctl:
+    """`optional`: a kernel without that setting is fine."""
+
+    sysctl: Sysctl
+    value: str
+    optional: bool = False
+
+
+Step = Any  # one of the above, or what an adapter of agent.apply performs besides
+
+
+# -- reading undecoded attributes ----------------------------------------------------------------------------------
+
+
+def attributes(raw: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, value) of netlink attributes, without the flags for nesting and byte order."""
+    while offset + 4 <= len(raw):
+        length, kind = struct.unpack_from("=HH", raw, offset)
+        yield kind & 0x3FFF, raw[offset + 4 : offset + length]
+        offset += max(4, (length + 3) & ~3)
+
+
+def attribute(raw: bytes, number: int) -> bytes | None:
+    """Return the value of one attribute; None where it is absent."""
+    return next((value for kind, value in attributes(raw) if kind == number), None)
+
+
+def number(raw: bytes, kind: int) -> int | None:
+    """Return the value of one attribute in the machine's byte order; None where it is absent."""
+    value = attribute(raw, kind)
+    return None if value is None else int.from_bytes(value, sys.byteorder)
+
+
+def everywhere(version: int) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return the destination of a default route."""
+    return ipaddress.ip_network("::/0" if version == 6 else "0.0.0.0/0")
