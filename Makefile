@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo test check unit netns e2e bench build proto proto-check lock fix prepare clean
+.PHONY: help demo test check unit netns test-kernel e2e bench build compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -16,7 +16,7 @@ demo: $(STAMP) build prepare ## a pod on a real cluster gets an interface, uses 
 	$(SAY) "demo: one real cluster, two pods, one annotation"
 	@$(PY) -m e2e.demo $(if $(KEEP),--keep)
 
-test: check build prepare netns e2e ## everything, on the real kernel and the real cluster
+test: check build prepare netns test-kernel e2e ## everything, on the real kernel and the real cluster
 
 check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, under a minute
 	$(SAY) "format and lint"
@@ -24,18 +24,24 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, u
 	@$(VENV)/bin/ruff check .
 	$(SAY) "types"
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/mypy --exclude 'e2e/(tests|multus)/' e2e benchmarks
+	@$(VENV)/bin/mypy --exclude 'e2e/(tests|multus|callers|cri|overlay)/' e2e benchmarks
 	$(SAY) "import contracts"
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory proto-check unit
 
-unit: $(STAMP)
+unit: $(STAMP) compiler
 	$(SAY) "unit tests"
-	@$(PY) -m pytest -q -m "not netns and not lane" tests
+	@$(PY) -m pytest -q -m "not netns and not lane and not guest" tests
 
 netns: $(STAMP) build
 	$(SAY) "tests on the kernel, in network namespaces of their own"
 	@$(PY) -m pytest -q -m netns tests
+
+test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kernel in an emulated machine: VLANs, SR-IOV, Open vSwitch
+	$(SAY) "the emulated machine itself"
+	@$(PY) -m pytest -q -m guest tests
+	$(SAY) "tests on a whole kernel, in that machine"
+	@$(PY) -m e2e.guest.run
 
 e2e: $(STAMP) build prepare
 	$(SAY) "end-to-end tests on the real cluster"
@@ -45,10 +51,18 @@ bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
 	$(SAY) "benchmarks"
 	@$(PY) -m benchmarks.run
 
-build: $(STAMP) bin/hotnic ## the CNI executable: bin/hotnic
+build: $(STAMP) bin/hotnic bin/hotnic.py ## the CNI executable: bin/hotnic, and for any architecture bin/hotnic.py
 
-bin/hotnic: $(wildcard cni/*.py) | $(STAMP)
-	@$(PY) -m cni.build bin/hotnic
+bin/hotnic: cni/build.py $(wildcard cni/native/*) | $(STAMP) compiler
+	@$(PY) -m cni.build $@
+
+bin/hotnic.py: cni/build.py cni/forward.py cni/wire.py | $(STAMP)
+	@$(PY) -m cni.build $@
+
+compiler: # gcc's packages bring the sanitizers of the tests; musl's library makes the executable small and quick
+	@command -v gcc musl-gcc >/dev/null && test -e /usr/include/stdlib.h \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	       gcc libc6-dev musl-tools; }
 
 proto: $(STAMP) ## regenerate agent/api from its .proto files
 	@$(PY) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)

@@ -14,15 +14,16 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent import device, metrics, netns
+from agent import delegate, device, netns, primary
 from agent.attach import Attachments, outlives_reboot
 from agent.device import Native
 from agent.journal import Journal
 from agent.locks import Locks
-from agent.model import ContainerID, Key, NotReady, Origin, Phase, Pod, PodUID, Record
+from agent.model import ContainerID, Key, NotReady, Origin, Phase, Pod, PodUID, Record, Refused
 from agent.network import parse
 from cni import errors, request, version, wire
 
@@ -39,6 +40,7 @@ class Answer:
     exit_code: int
     stdout: bytes
     undo: Callable[[], None] = lambda: None
+    words: bytes = b""  # for stderr: what delegates have said
 
 
 class Calls:
@@ -51,15 +53,22 @@ class Calls:
         attachments: Attachments,
         locks: Locks,
         waiting_for: Callable[[], tuple[str, ...]],
+        networks: primary.Networks,
     ) -> None:
         self._journal = journal
         self._native = native
         self._attachments = attachments
         self._locks = locks
         self._waiting_for = waiting_for
+        self._networks = networks
 
     def handle(self, environ: Mapping[str, str], stdin: bytes, netns_fd: int | None) -> Answer:
         """Serve one call; every failure becomes the error document that the executable prints."""
+        with delegate.hearing() as heard:
+            answer = self._served(environ, stdin, netns_fd)
+        return replace(answer, words=bytes(heard)) if heard else answer
+
+    def _served(self, environ: Mapping[str, str], stdin: bytes, netns_fd: int | None) -> Answer:
         cni_version, command = _version(stdin), environ.get("CNI_COMMAND", "")
         try:
             answer = self._dispatch(environ, stdin, netns_fd)
@@ -72,11 +81,12 @@ class Calls:
             answer = _refusal(
                 errors.CNIError(errors.Code.INTERNAL, f"{type(problem).__name__}: {problem}"), cni_version
             )
-        metrics.CNI_CALLS.labels(command if command in version.VERBS else "other", str(answer.exit_code)).inc()
         return answer
 
     def _dispatch(self, environ: Mapping[str, str], stdin: bytes, netns_fd: int | None) -> Answer:
         call = request.parse(environ, stdin)
+        if primary.is_meant(call.config.raw):
+            return self._serve_networks(call, environ, netns_fd)
         env = {name: value for name, value in environ.items() if name.startswith("CNI_")}
         match call.command:
             case "ADD":
@@ -91,8 +101,25 @@ class Calls:
                 self._gc(call, env)
         return Answer(0, b"")
 
+    def _serve_networks(self, call: request.Request, environ: Mapping[str, str], netns_fd: int | None) -> Answer:
+        """Of the verbs that are not here, CHECK has its answer in the pod's condition, and GC in the runtime's list."""
+        match call.command:
+            case "ADD":
+                return Answer(0, json.dumps(self._networks.add(call, _checked(netns_fd, environ))).encode())
+            case "DEL":
+                self._networks.delete(call)
+            case "STATUS":
+                primary.options(call.config.raw)
+                self._refuse_while_waiting()
+        return Answer(0, b"")
+
+    def _refuse_while_waiting(self) -> None:
+        if waiting := self._waiting_for():
+            raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"hotnic agent waits for {'; '.join(waiting)}")
+
     def _add(self, call: request.Request, env: Mapping[str, str], fd: int) -> Answer:
         key = Key(ContainerID(call.container_id), call.ifname)
+        self._refuse_forbidden(call)
         with self._locks.held({key.container_id}):
             self._remove_half_made(key)
             record = _record(key, call, netns.identify(fd, call.netns))
@@ -100,12 +127,22 @@ class Calls:
             record = self._journal.begin(record, durable=outlives_reboot(parse(record.config, call.config.name)))
             try:
                 document = self._native("ADD", env, call.config.raw, DEADLINES_S["ADD"], fd)
+            except delegate.Missing:
+                self._journal.remove(key)  # nothing was executed: there is nothing to undo, and nobody to undo it
+                raise
             except errors.CNIError:
                 self._detach_quietly(record)
                 raise
             record = self._journal.record(key) or record  # with what the device has saved meanwhile
             self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
         return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
+
+    def _refuse_forbidden(self, call: request.Request) -> None:
+        """The runtime does not say whose the network is; it is judged as the pod's own."""
+        try:
+            self._attachments.refuse_forbidden(call.args.get("K8S_POD_NAMESPACE", ""), [call.config.raw], None)
+        except Refused as problem:
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, str(problem)) from None
 
     def _remove_half_made(self, key: Key) -> None:
         record = self._journal.record(key)
@@ -125,11 +162,11 @@ class Calls:
             if record is not None:
                 self._attachments.detach(record)
             else:
-                self._native("DEL", env, call.config.raw, OTHERS_S)
+                with suppress(delegate.Missing):  # what is not on this node has not been executed here
+                    self._native("DEL", env, call.config.raw, OTHERS_S)
 
     def _status(self, call: request.Request, env: Mapping[str, str]) -> None:
-        if waiting := self._waiting_for():
-            raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"hotnic agent waits for {'; '.join(waiting)}")
+        self._refuse_while_waiting()
         self._native("STATUS", env, call.config.raw, OTHERS_S)
 
     def _gc(self, call: request.Request, env: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
-"""The CNI executable's door: one connection, one call, one answer (cni.wire), on <run-dir>/cni.sock.
+"""The CNI executable's door: <run-dir>/cni.sock, one connection for each call (agent.cni_connection).
 
-Only root may call: the socket's mode says so, and the kernel's word for the peer is asked besides. Calls that came
-while the agent was down lie in <run-dir>/tombstones, in the same format, and are replayed at the start and after.
+Only root may call: the socket's mode says so too. Calls that came while the agent was down lie in
+<run-dir>/tombstones, in the same format, and are replayed at the start and after.
 """
 
 from __future__ import annotations
@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import socket
-import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from agent import cni_connection, metrics
 from agent.calls import Answer
-from cni import errors, wire
+from agent.cni_connection import Handle
+from cni import errors, version, wire
 
 TOMBSTONES_S = 5.0  # an executable that found no agent may write its tombstone after our start
-READ_S = 10.0
-
-Handle = Callable[[Mapping[str, str], bytes, int | None], Answer]
 
 log = logging.getLogger(__name__)
 
@@ -67,31 +64,13 @@ class Server:
                 log.exception("accept")
                 self._closing.wait(0.1)  # out of descriptors: let calls end
                 continue
-            self._pool.submit(self._serve, connection)
+            self._pool.submit(cni_connection.serve, connection, self._counted)
 
-    def _serve(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                refuse_strangers(connection)
-                call = wire.receive_request(connection, READ_S)
-            except (OSError, wire.WireError) as problem:
-                log.warning("CNI call not understood: %s", problem)
-                return
-            try:
-                answer = self._handle(call.environ, call.stdin, call.netns)
-            finally:
-                if call.netns is not None:
-                    os.close(call.netns)
-            self._answer(connection, answer)
-
-    def _answer(self, connection: socket.socket, answer: Answer) -> None:
-        try:
-            if _hung_up(connection):
-                raise BrokenPipeError("the caller is gone")
-            connection.sendall(wire.encode_reply(answer.exit_code, answer.stdout))
-        except (OSError, wire.WireError) as problem:
-            log.warning("CNI answer not delivered: %s", problem)
-            answer.undo()
+    def _counted(self, environ: Mapping[str, str], stdin: bytes, netns: int | None) -> Answer:
+        answer = self._handle(environ, stdin, netns)
+        command = environ.get("CNI_COMMAND", "")
+        metrics.CNI_CALLS.labels(command if command in version.VERBS else "other", str(answer.exit_code)).inc()
+        return answer
 
     def _replay(self) -> None:
         while True:
@@ -107,7 +86,7 @@ class Server:
             log.critical("tombstone %s cannot be read and is set aside: %s", path, problem)
             path.rename(path.with_suffix(".damaged"))
             return
-        answer = self._handle(environ, stdin, None)
+        answer = self._counted(environ, stdin, None)
         if _is_hopeless(answer):
             log.critical("tombstone %s is set aside: %s", path, answer.stdout.decode(errors="replace"))
             path.rename(path.with_suffix(".damaged"))
@@ -135,16 +114,3 @@ def listen(path: Path) -> socket.socket:
         os.umask(mask)
     listener.listen(512)
     return listener
-
-
-def refuse_strangers(connection: socket.socket) -> None:
-    """Raise PermissionError for a peer that is not root."""
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid != 0:
-        raise PermissionError(f"uid {uid} may not call the agent")
-
-
-def _hung_up(connection: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(connection, select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

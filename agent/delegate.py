@@ -51,6 +51,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+_listener = threading.local()  # of what plugins say on stderr
+
+
+class Missing(errors.CNIError):
+    """There is no such plugin on this node: nothing was executed."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(errors.Code.NOT_AVAILABLE, message, details)
 
 
 class Deadline(errors.CNIError):
@@ -174,8 +182,17 @@ class Executor:
             if os.path.isfile(path):
                 return path
         where = ", ".join(places) or "no directory at all"
-        message = f"no plugin {order.plugin_type!r} on this node"
-        raise errors.CNIError(errors.Code.NOT_AVAILABLE, message, f"looked in {where}")
+        raise Missing(f"no plugin {order.plugin_type!r} on this node", f"looked in {where}")
+
+
+@contextmanager
+def hearing() -> Iterator[bytearray]:
+    """Yield what plugins say on stderr that this thread runs in the body of the `with` (SPEC 1.1.0 §4)."""
+    _listener.heard = bytearray()
+    try:
+        yield _listener.heard
+    finally:
+        del _listener.heard
 
 
 @contextmanager
@@ -270,6 +287,8 @@ def _verdict(plugin_type: str, status: int, output: _Output) -> bytes:
         raise errors.CNIError(errors.Code.INTERNAL, message)
     if output.stderr:
         log.debug("plugin %s: %s", plugin_type, _tail(output.stderr))
+        if (heard := getattr(_listener, "heard", None)) is not None:
+            heard += output.stderr
     if status == 0:
         return bytes(output.stdout)
     raise _own_error(output.stdout) or errors.CNIError(

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,23 +30,32 @@ from typing import Any, TypeVar
 
 from agent import codec
 from agent.model import ContainerID, Desired, Key, PodUID, Record
+from cni import errors
 
 FORMAT = "1"
+_RETRY_S = 0.005  # flock itself waits without an end, and a signal that ended it would be the whole process's
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
+class InUse(ValueError):
+    """Another process uses the directory."""
+
+
 class Journal:
     """Records and desired sets, by key. Safe for use by many threads."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or create the directory. Raises ValueError where a newer version wrote it, or another agent uses it."""
+    def __init__(self, directory: Path, patience_s: float = 0.0) -> None:
+        """Open or create the directory, once no other process uses it.
+
+        Raises InUse where one still does after `patience_s`, ValueError where a newer version wrote it.
+        """
         self._directory = directory
         self._lock = threading.Lock()  # for the index in memory only, never held over a write
         self._pod_locks = tuple(threading.Lock() for _ in range(64))
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._owner = _own(directory)
+        self._owner = _own(directory, patience_s)
         for name in ("records", "pods", "damaged"):
             (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_format()
@@ -95,9 +105,13 @@ class Journal:
         return record.saved if record else {}
 
     def save(self, key: Key, note: Mapping[str, Any]) -> None:
-        """Save what a device must not forget. Raises KeyError where the attachment was not begun."""
+        """Save what a device must not forget. Raises KeyError where the attachment was not begun.
+
+        Raises CNIError 7 where another attachment has what the note claims (agent.devices.contract, rule 4).
+        """
         with self._lock:
             record = self._records[key]
+            _refuse_held(note, [other for other in self._records.values() if other.key != key])
         self.update(replace(record, saved=note), durable=False)
 
     def remove(self, key: Key) -> None:
@@ -170,15 +184,31 @@ class Journal:
             _sync_directory(path.parent)
 
 
-def _own(directory: Path) -> int:
+def _own(directory: Path, patience_s: float) -> int:
     """Return a descriptor that holds the directory's lock; it ends with this process, however that ends."""
     fd = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    ends = time.monotonic() + patience_s
+    while not _locked(fd):
+        if time.monotonic() >= ends:
+            os.close(fd)
+            raise InUse(f"{directory} is in use by another agent")
+        time.sleep(_RETRY_S)
+    return fd
+
+
+def _locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        raise ValueError(f"{directory} is in use by another agent") from None
-    return fd
+        return False
+    return True
+
+
+def _refuse_held(note: Mapping[str, Any], others: list[Record]) -> None:
+    claims = set(note.get("claims") or ())
+    for other in others:
+        if held := claims & set(other.saved.get("claims") or ()):
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, f"{min(held)} is held by {other.key}")
 
 
 def _record_name(key: Key) -> str:

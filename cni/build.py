@@ -1,47 +1,95 @@
-"""Make the executable's one file: `python -m cni.build bin/hotnic`.
+"""Make the executable: `python -m cni.build FILE...`.
 
 Rules
-1. The file holds `forward` and what it needs of `wire`, as source: any CPython 3 of the node can run it, and no
-   path of this tree is in it. What the interpreter would parse for nothing at every call is left out: docstrings,
-   comments, annotations, and whatever `main` does not reach.
-2. It appears whole, under its name, by a rename: a runtime may execute it at any moment.
+1. The native form is the C of native/, linked with all that it needs, hardened, and stripped. musl's library is
+   taken where its compiler is there: a call starts in a third of the time that it takes with the C library of GNU.
+2. A FILE that ends in `.py` gets the portable form: `forward` and what it needs of `wire`, as source. Any CPython 3
+   of the node can run it, and no path of this tree is in it. What the interpreter would parse for nothing at every
+   call is left out: docstrings, comments, annotations, and whatever `main` does not reach.
+3. Either appears whole, under its name, by a rename: a runtime may execute it at any moment.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 SHEBANG = "#!/usr/bin/python3 -IS"  # isolated and without site: quick, and deaf to the runtime's environment
 NOTICE = "# hotnic CNI plugin. Made by cni/build.py from cni/forward.py and cni/wire.py."
 HERE = Path(__file__).parent
+NATIVE = HERE / "native"
+
+LANGUAGE = ("-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-Wshadow")
+HARDENED = ("-O2", "-fPIE", "-fstack-protector-strong", "-Wl,-z,relro,-z,now,-z,noexecstack", "-s")
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) != 1:
-        sys.exit("usage: python -m cni.build FILE")
-    install(Path(arguments[0]))
+    if not arguments:
+        sys.exit("usage: python -m cni.build FILE...")
+    for target in map(Path, arguments):
+        install(target, _write_source if target.suffix == ".py" else _compile)
 
 
-def install(target: Path) -> None:
-    """Write the executable (rule 2)."""
+def install(target: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` write the executable, and put it in its place (rule 3)."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 -- it is open already
-            file.write(source())
-            os.fchmod(file.fileno(), 0o755)
-        Path(temporary).replace(target)
+        make(temporary)
+        temporary.chmod(0o755)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink()
+        temporary.unlink()
         raise
 
 
+# the native form
+
+
+def _compile(target: Path) -> None:
+    compile_native(target, sorted(NATIVE.glob("*.c")))
+
+
+def compile_native(target: Path, sources: Sequence[Path]) -> None:
+    """Write the native form (rule 1). Raises OSError where there is no compiler, or it refuses."""
+    run_compiler([*_linking(), "-o", str(target), *map(str, sources)])
+
+
+def run_compiler(command: Sequence[str]) -> None:
+    """Run a C compiler by its command line, of which the options for our C are not part. Raises OSError."""
+    compiler, *options = command
+    done = subprocess.run([compiler, *LANGUAGE, *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{compiler} failed:\n{done.stderr}")
+
+
+def _linking() -> list[str]:
+    """Return compiler and options for a static executable that can be loaded at any address."""
+    if shutil.which("musl-gcc") is None:
+        return ["gcc", *HARDENED, "-static-pie", "-D_FORTIFY_SOURCE=2"]  # musl has no counterpart of this one
+    arch = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True, check=True).stdout.strip()
+    start = [f"/usr/lib/{arch.replace('-gnu', '-musl')}/{name}" for name in ("rcrt1.o", "crti.o", "crtn.o")]
+    # its wrapper does not know -static-pie
+    return ["musl-gcc", *HARDENED, "-static", "-nostartfiles", "-Wl,-pie,--no-dynamic-linker,-z,text", *start]
+
+
+# the portable form
+
+
+def _write_source(target: Path) -> None:
+    target.write_text(source(), encoding="utf-8")
+
+
 def source() -> str:
-    """Return the text of the executable (rule 1)."""
+    """Return the text of the portable form (rule 2)."""
     statements = [*_statements("wire"), *_statements("forward")]
     body = [statement for statement in statements if _defined(statement) & _reached(statements, "main")]
     return f"{SHEBANG}\n{NOTICE}\n{ast.unparse(ast.Module(body, []))}\nmain()\n"

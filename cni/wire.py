@@ -1,7 +1,7 @@
 """How the executable and the agent talk: one stream connection per call, over a Unix socket.
 
     request   length of environment, length of stdin (two u32, little endian), environment, stdin
-    reply     exit code, length of stdout (two u32, little endian), stdout
+    reply     exit code, length of stdout (two u32, little endian), stdout; then, to the end, what is for stderr
 
 Rules
 1. The environment is `NAME=VALUE` separated by NUL: the CNI_* variables, and NETNS_ERRNO for a CNI_NETNS that
@@ -9,7 +9,9 @@ Rules
    agent acts on the namespace that the runtime meant, not on what its path names later.
 2. Sizes are bounded and lengths exact: whatever is cut short is an error, never a shorter message.
 3. A descriptor that is received belongs to the caller; on any error here it is closed.
-4. A tombstone keeps a request's bytes as they are: a change of this format must still read the old ones.
+4. What is for stderr (the words of delegates, SPEC 1.1.0 §4) is sent with the rest and taken only if it is there
+   then: nobody waits for it, and whoever does not know of it misses nothing else.
+5. A tombstone keeps a request's bytes as they are: a change of this format must still read the old ones.
 
 The client's half stands alone, on built-in modules only: it is put into the executable as source.
 """
@@ -31,6 +33,7 @@ HEADER = 8
 MAX_ENVIRONMENT = 64 << 10
 MAX_STDIN = 8 << 20
 MAX_REPLY = 8 << 20
+MAX_WORDS = 16 << 10
 MAX_EXIT_CODE = 255  # a process cannot exit with more: 256 would come out as 0
 BYTE_ORDER: Literal["little"] = "little"
 _DESCRIPTORS = 8  # room for more than the one that is right, to see and close what is too many
@@ -74,6 +77,14 @@ def receive_reply(connection: _socket.socket) -> tuple[int, bytes]:
     if code > MAX_EXIT_CODE or length > MAX_REPLY:
         raise WireError(f"exit code {code} or length {length} is out of range")
     return code, receive(connection, length)
+
+
+def receive_words(connection: _socket.socket) -> bytes:
+    """Return what came for stderr with the reply (rule 4)."""
+    try:
+        return connection.recv(MAX_WORDS, _socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
 
 
 def lengths(header: bytes) -> tuple[int, int]:

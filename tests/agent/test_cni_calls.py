@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import cni_server, netns
+from agent import cni_connection, cni_server, delegate, netns, primary
 from agent.attach import Attachments, Settings
 from agent.calls import Calls
 from agent.device import Native
@@ -18,6 +18,9 @@ from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import Origin
 from agent.netlink import Kernel
+from agent.outcomes import Outcomes
+from agent.policy import Policy, Rule
+from agent.sandboxes import Sandboxes
 from cni import errors
 
 pytestmark = [pytest.mark.netns, pytest.mark.usefixtures("node_netns")]
@@ -37,7 +40,7 @@ class Agent:
     """The parts of an agent that serve CNI; can be ended and started again on the same state."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.run_dir, self.waiting = folder, folder / "run", ()
+        self.folder, self.run_dir, self.waiting, self.policy = folder, folder / "run", (), Policy()
         self.run_dir.mkdir()
         self.start()
 
@@ -45,9 +48,11 @@ class Agent:
         self.kernel, self.journal, locks = Kernel(), Journal(self.folder / "state"), Locks()
         view = netns.View()
         native = Native(self.kernel, self.ipam, view, self.journal)
-        settings = Settings((), (), view)
+        settings = Settings((), (), view, policy=self.policy)
         self.attachments = Attachments(self.journal, self.kernel, native, self.ipam, settings)
-        calls = Calls(self.journal, native, self.attachments, locks, lambda: self.waiting)
+        sandboxes = Sandboxes(None, self.journal, view)
+        networks = primary.Networks(self.journal, sandboxes, Outcomes(), lambda _: None)
+        calls = Calls(self.journal, native, self.attachments, locks, lambda: self.waiting, networks)
         self.handle = calls.handle
         # threads of the server are born in this thread's namespace, the test's own
         self.server = cni_server.Server(self.run_dir, self._handle)
@@ -63,6 +68,8 @@ class Agent:
         (self.run_dir / "cni.sock").unlink(missing_ok=True)
 
     def ipam(self, plugin_type, command, env, config, deadline_s):
+        if plugin_type == "missing":
+            raise delegate.Missing("no plugin 'missing' on this node")
         raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"no plugin {plugin_type!r}")
 
 
@@ -125,10 +132,45 @@ def test_an_add_under_a_taken_name_fails_and_the_link_there_is_not_harmed(call, 
     assert agent.journal.records() == ()
 
 
+def test_a_network_that_the_policy_forbids_to_the_pods_namespace_is_refused(call, agent, pod_netns):
+    agent.stop()
+    agent.policy = Policy((Rule(("tenant",), plugins=("hotnic",), devices=("macvlan",)),))
+    agent.start()
+    for namespace, expected in (("tenant", "device='bridge'"), ("other", "no rule")):
+        code, document = call("ADD", env={"CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=a"})
+        assert (code, document["code"], expected in document["msg"]) == (1, 7, True)
+    assert (links(pod_netns), links(), agent.journal.records()) == (set(), set(), ())
+    assert call("ADD")[0] == 0  # nobody's: the administrator's own
+    agent.policy = Policy((Rule(("tenant",)),))
+    agent.stop()
+    agent.start()
+    assert call("DEL", env={"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"})[0] == 0  # what was allowed once, is removed
+
+
 def test_a_failed_add_leaves_neither_link_nor_record(call, agent, pod_netns):
     code, document = call("ADD", ipam={"type": "missing"})
     assert (code, document["code"], document["cniVersion"]) == (1, 50, "1.1.0")
     assert links(pod_netns) == set()
+
+
+def test_an_ipam_plugin_that_is_missing_has_given_nothing_and_is_asked_for_nothing(call, agent, pod_netns):
+    code, document = call("ADD", ipam={"type": "missing"})
+    assert (code, document["code"], "missing" in document["msg"]) == (1, 50, True)
+    assert (links(pod_netns), links(), agent.journal.records()) == (set(), set(), ())
+    assert call("DEL", ipam={"type": "missing"}) == (0, None)
+
+
+def test_an_ipam_plugin_that_is_missing_by_the_time_of_the_delete_is_an_error(call, agent):
+    """Its lease would be lost for ever."""
+    agent.ipam = lambda *_: {"cniVersion": "1.1.0", "ips": [{"address": "10.1.1.2/24"}]}
+    agent.stop()
+    agent.start()
+    assert call("ADD", ipam={"type": "missing"})[0] == 0
+    del agent.ipam
+    agent.stop()
+    agent.start()
+    assert call("DEL", ipam={"type": "missing"})[0] == 1
+    assert len(agent.journal.records()) == 1
 
 
 def test_delete_runs_with_the_configuration_of_the_add(call, agent, pod_netns):
@@ -239,7 +281,7 @@ def test_a_caller_who_is_not_root_is_refused():
         with subprocess.Popen(["/usr/bin/python3", "-c", dial], user=65534) as stranger:
             connection, _ = listener.accept()
             with connection, pytest.raises(PermissionError, match="65534"):
-                cni_server.refuse_strangers(connection)
+                cni_connection.refuse_strangers(connection)
             stranger.wait(10)
 
 

@@ -1,10 +1,11 @@
-"""The built executable, and an agent's end of its socket."""
+"""The executable in all its forms, and an agent's end of its socket."""
 
 import contextlib
 import os
+import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cni import build, wire
 
 settings.register_profile("busy-machine", deadline=None, database=None)
 settings.load_profile("busy-machine")
+
+Changes = Sequence[tuple[str, str]]  # of a text, each to be found in it once
 
 
 @dataclass
@@ -79,24 +82,95 @@ def agent(run_dir: Path) -> Iterator[Agent]:
     thread.join()
 
 
-@pytest.fixture(scope="session")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bin") / "hotnic"
-    build.install(path)
-    return path
+@pytest.fixture(scope="session", params=["native", "sanitized", "portable"])
+def form(request: pytest.FixtureRequest) -> str:
+    """What is tested: what a node gets, the same with a check of every access and operation, what other nodes get."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def executable(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(form, tmp_path_factory.mktemp("bin") / "hotnic")
+
+
+@pytest.fixture(scope="session")
+def default_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stands for /run/hotnic in the executables below; it is not there yet."""
+    return tmp_path_factory.mktemp("default") / "hotnic"
+
+
+@pytest.fixture(scope="session")
+def elsewhere(form: str, default_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executable with another place for the agent."""
+    path = tmp_path_factory.mktemp("elsewhere") / "hotnic"
+    return made(form, path, *in_place_of_run_dir(default_dir))
+
+
+def in_place_of_run_dir(path: Path) -> tuple[Changes, Changes]:
+    return (("b'/run/hotnic'", repr(os.fsencode(path))),), (
+        ('#define RUN_DIR "/run/hotnic"', f'#define RUN_DIR "{path}"'),
+    )
+
+
+@pytest.fixture(scope="session")
+def hasty(form: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The executable with deadlines of tenths of seconds."""
-    text = build.source()
-    for line, shorter in (
-        ("DEADLINES = {b'ADD': 30, b'VERSION': 2}", "DEADLINES = {b'ADD': 0.4, b'VERSION': 0.2}"),
-        ("\nDEADLINE = 20\n", "\nDEADLINE = 0.3\n"),
-    ):
-        assert text.count(line) == 1
-        text = text.replace(line, shorter)
-    path = tmp_path_factory.mktemp("bin") / "hotnic"
-    path.write_text(text)
-    path.chmod(0o755)
+    return made(
+        form,
+        tmp_path_factory.mktemp("hasty") / "hotnic",
+        (
+            ("DEADLINES = {b'ADD': 30, b'VERSION': 2}", "DEADLINES = {b'ADD': 0.4, b'VERSION': 0.2}"),
+            ("\nDEADLINE = 20\n", "\nDEADLINE = 0.3\n"),
+            ("\nTELLING_DEADLINE = 2\n", "\nTELLING_DEADLINE = 1\n"),
+        ),
+        (
+            ("    ADD_DEADLINE = 30000,", "    ADD_DEADLINE = 400,"),
+            ("    VERSION_DEADLINE = 2000,", "    VERSION_DEADLINE = 200,"),
+            ("    DEADLINE = 20000,", "    DEADLINE = 300,"),
+            ("    TELLING_DEADLINE = 2000,", "    TELLING_DEADLINE = 1000,"),
+        ),
+    )
+
+
+def made(form: str, path: Path, of_python: Changes = (), of_c: Changes = ()) -> Path:
+    """Build one form of the executable, with changes to its text."""
+    if form == "portable":
+        path.write_text(changed(build.source(), of_python))
+        path.chmod(0o755)
+    else:
+        compiled(form, path, of_c)
     return path
+
+
+def compiled(form: str, path: Path, of_c: Changes) -> None:
+    folder = path.parent / "native"
+    shutil.copytree(build.NATIVE, folder)
+    texts = {source: source.read_text() for source in folder.iterdir()}
+    for change in of_c:
+        (source,) = (source for source, text in texts.items() if change[0] in text)
+        texts[source] = changed(texts[source], [change])
+    for source, text in texts.items():
+        source.write_text(text)
+    sources = sorted(folder.glob("*.c"))
+    if form == "native":
+        build.compile_native(path, sources)
+    else:
+        build.run_compiler(["gcc", *SANITIZED, "-o", str(path), *map(str, [*sources, SANITIZER_OPTIONS])])
+    shutil.rmtree(folder)
+
+
+def changed(text: str, changes: Changes) -> str:
+    for before, after in changes:
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    return text
+
+
+SANITIZED = (
+    "-O1",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fsanitize-undefined-trap-on-error",
+)
+SANITIZER_OPTIONS = Path(__file__).parent / "sanitizer.c"

@@ -1,11 +1,19 @@
 """The executable as a runtime sees it: environment and stdin in; stdout, stderr, exit code out."""
 
+import ctypes
+import itertools
 import json
 import os
+import shutil
+import signal
 import socket
 import stat
+import struct
 import subprocess
+import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +25,7 @@ RESULT = b'{"cniVersion": "1.1.0", "interfaces": [{"name": "net1"}]}\n'
 REFUSAL = b'{"cniVersion": "1.1.0", "code": 7, "msg": "no"}'
 VERBS = ["ADD", "DEL", "CHECK", "GC", "STATUS"]
 REPLY = wire.encode_reply(0, RESULT)
+SHORT_REPLY = wire.encode_reply(0, b'{"ips": []}')
 
 
 def environ(command, **more):
@@ -46,6 +55,28 @@ def error(done):
     assert document["code"] > 0
     assert document["msg"]
     return document
+
+
+@contextmanager
+def changes(folder):
+    """Yield a function that returns what was made and renamed in the folder: (inotify's word, name)."""
+    words = {0x100: "create", 0x40: "moved_from", 0x80: "moved_to"}
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(watch, os.fsencode(folder), sum(words)) > 0
+
+    def seen():
+        data, found = os.read(watch, 1 << 16), []
+        while data:
+            _, mask, _, length = struct.unpack_from("iIII", data)
+            found.append((words[mask], data[16 : 16 + length].rstrip(b"\0").decode()))
+            data = data[16 + length :]
+        return found
+
+    try:
+        yield seen
+    finally:
+        os.close(watch)
 
 
 def tombstones(run_dir):
@@ -116,24 +147,52 @@ def test_run_dir_is_the_configurations_own_key(text, expected):
     assert forward.find_run_dir(text.encode()) == expected
 
 
-@pytest.mark.parametrize("value", ["relative", 3, ["/x"], "/x\0"])
-def test_run_dir_that_is_no_absolute_path_is_refused(executable, value):
+def test_run_dir_may_be_written_with_escapes(executable, agent):
+    text = json.dumps(str(agent.run_dir)).replace("/", r"\/").replace("t", r"\u0074")
+    nested = b'"args": {"runDir": "/gone", "agent": "none"}, "list": [{"agent": "none", "runDir": "/gone"}]'
+    stdin = b'{%b, "runDir": "/gone", "r\\u0075nDir": %b, %b}' % (nested, text.encode(), nested)
+    assert call(executable, environ("ADD"), stdin).returncode == 0
+    assert agent.calls[0].stdin == stdin
+
+
+def test_no_run_dir_means_the_default_agent(elsewhere, default_dir):
+    document = error(call(elsewhere, environ("ADD"), b'{"runDir": null}'))
+    assert f" {default_dir}/cni.sock: No such file or directory" in document["msg"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("relative", '"relative",'),
+        ("/x\0", r'"/x\u0000",'),
+        ('é"\\\n\x7f😀', r'"\u00e9\"\\\n\u007f\ud83d\ude00",'),
+        ("é" * 100, '"' + r"\u00e9" * 13 + r"\,"),
+        ("/" * 4001, '"' + "/" * 79 + ","),
+        (0, "a number,"),
+        (-1.5, "a number,"),
+        (False, "a boolean,"),
+        ([], "a list,"),
+        ({"runDir": "/x"}, "an object,"),
+    ],
+)
+def test_run_dir_that_is_no_absolute_path_is_refused(executable, value, told):
     document = error(
         call(executable, environ("DEL"), config(value) if isinstance(value, str) else config("", runDir=value))
     )
     assert document["code"] == 7
-    assert f"runDir={value!r}" in document["msg"]
+    assert f"runDir is {told}" in document["msg"]
 
 
-@pytest.mark.parametrize("size", [1 << 20, wire.MAX_STDIN - 1000])
-def test_large_configurations_arrive(executable, agent, size):
-    stdin = config(agent.run_dir, x="y" * size)
+@pytest.mark.parametrize("length", [1 << 20, wire.MAX_STDIN - 1, wire.MAX_STDIN])
+def test_large_configurations_arrive(executable, agent, length):
+    stdin = config(agent.run_dir).ljust(length)
     assert call(executable, environ("DEL"), stdin).returncode == 0
     assert agent.calls[0].stdin == stdin
 
 
-def test_larger_configurations_are_refused(executable):
-    assert error(call(executable, environ("ADD"), b"x" * (wire.MAX_STDIN + 1)))["code"] == 7
+@pytest.mark.parametrize("beyond", [1, 1 << 16])
+def test_larger_configurations_are_refused(executable, beyond):
+    assert error(call(executable, environ("ADD"), b" " * (wire.MAX_STDIN + beyond)))["code"] == 7
 
 
 def test_an_endless_configuration_is_refused_at_once(executable):
@@ -147,6 +206,59 @@ def test_an_endless_configuration_is_refused_at_once(executable):
 def test_variables_larger_than_the_wire_takes_are_refused(executable, run_dir):
     document = error(call(executable, environ("DEL", CNI_ARGS="x" * wire.MAX_ENVIRONMENT), config(run_dir)))
     assert (document["code"], "CNI_" in document["msg"]) == (4, True)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+@pytest.mark.parametrize("netns", ["", "/gone"])
+def test_variables_fit_up_to_the_last_byte(executable, agent, netns, beyond):
+    env = environ("DEL", CNI_NETNS=netns)
+    told = env | ({wire.NETNS_ERRNO: "2"} if netns else {})
+    env["CNI_ARGS"] = "x" * (wire.MAX_ENVIRONMENT + beyond - sum(len(f"{name}={told[name]}") + 1 for name in told) + 1)
+    done = call(executable, env, config(agent.run_dir))
+    if beyond:
+        assert f"environment of {wire.MAX_ENVIRONMENT + 1} and" in error(done)["msg"]
+    else:
+        assert (done.returncode, agent.calls[0].environ) == (0, told | env)
+
+
+def test_other_variables_may_be_as_large_as_they_like(executable, agent):
+    noise = {f"NOISE_{number}": "x" * 100_000 for number in range(15)}
+    assert call(executable, environ("DEL") | noise, config(agent.run_dir)).returncode == 0
+    assert agent.calls[0].environ == environ("DEL")
+
+
+def test_many_variables_arrive_in_their_order(executable, agent):
+    env = environ("DEL") | {f"CNI_{number}": str(number) for number in range(4000)}
+    assert call(executable, env, config(agent.run_dir)).returncode == 0
+    assert list(agent.calls[0].environ.items()) == list(env.items())
+
+
+def test_of_a_variable_that_is_there_twice_the_first_counts(executable, agent):
+    """As for getenv; and what has no value at all is none."""
+    block = [
+        "CNI_COMMAND=DEL",
+        "CNI_ARGS=first",
+        "CNI_COMMAND=ADD",
+        "CNI_ARGS=second",
+        "CNI_ARGSX=third",
+        "CNI_NOTHING",
+    ]
+    reading, writing = os.pipe()
+    os.write(writing, config(agent.run_dir))
+    os.close(writing)
+    with_block = [sys.executable, "-c", EXEC_WITH_BLOCK, str(executable), *block]
+    subprocess.run(with_block, stdin=reading, timeout=60, check=True)
+    os.close(reading)
+    assert agent.calls[0].environ == {"CNI_COMMAND": "DEL", "CNI_ARGS": "first", "CNI_ARGSX": "third"}
+
+
+EXEC_WITH_BLOCK = """
+import ctypes, os, sys
+def array(items):
+    return (ctypes.c_char_p * (len(items) + 1))(*map(os.fsencode, items), None)
+program = os.fsencode(sys.argv[1])
+ctypes.CDLL(None, use_errno=True).execve(program, array([program]), array(sys.argv[2:]))
+"""
 
 
 def test_a_reply_that_comes_before_all_was_read_counts(executable, agent):
@@ -190,6 +302,19 @@ def test_version_repeats_the_version_of_the_request(executable, stated):
     assert json.loads(done.stdout) == {"cniVersion": stated, "supportedVersions": list(version.SUPPORTED)}
 
 
+@pytest.mark.parametrize(
+    "stated", ["1.1.0\n", 'a"b\\c/', "é\x7f\x00\u2028", "😀\U0010ffff", "\ud800", "\udc00\ud800x", "x" * 9000]
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_version_repeats_whatever_text_it_is(executable, stated, ascii_only):
+    if not ascii_only and any(0xD800 <= ord(letter) < 0xE000 for letter in stated):
+        pytest.skip("such text can be written with escapes only")
+    stdin = json.dumps({"cniVersion": stated}, ensure_ascii=ascii_only).encode()
+    done = call(executable, {"CNI_COMMAND": "VERSION"}, stdin)
+    expected = json.dumps({"cniVersion": stated, "supportedVersions": version.SUPPORTED})
+    assert (done.returncode, done.stdout.decode("ascii")) == (0, expected)
+
+
 def test_version_does_not_need_stdin_to_end(hasty):
     with subprocess.Popen(
         hasty, env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -214,6 +339,45 @@ def test_without_an_agent_the_runtime_is_told_to_come_again(executable, run_dir,
     document = error(call(executable, environ(verb), config(run_dir, cniVersion="1.0.0")))
     assert (document["cniVersion"], document["code"]) == ("1.0.0", code)
     assert f"{run_dir}/cni.sock" in document["msg"]
+
+
+PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "mac": "é"}], "ips": []}
+
+
+@pytest.mark.parametrize("more", [{}, {"require": False}, {"require": None}])
+def test_without_an_agent_no_pod_is_kept_from_its_start_by_the_networks_it_may_have(executable, run_dir, more):
+    done = call(executable, environ("ADD"), config(run_dir, device="networks", prevResult=PREVIOUS, **more))
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, PREVIOUS, b"")
+    assert tombstones(run_dir) == []
+
+
+def test_where_the_agent_hangs_a_pod_starts_at_the_deadline(hasty, agent):
+    agent.answer = lambda connection: connection.recv(1 << 20) and time.sleep(1)
+    done = call(hasty, environ("ADD"), config(agent.run_dir, device="networks", prevResult=PREVIOUS))
+    assert (done.returncode, json.loads(done.stdout)) == (0, PREVIOUS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [
+        ("ADD", {"device": "networks", "prevResult": PREVIOUS, "require": True}),
+        ("ADD", {"device": "networks", "prevResult": PREVIOUS, "require": 0}),
+        ("ADD", {"device": "networks", "prevResult": None}),
+        ("ADD", {"device": "networks", "prevResult": []}),
+        ("ADD", {"device": "bridge", "prevResult": PREVIOUS}),
+        ("ADD", {"prevResult": {"device": "networks"}}),
+        ("CHECK", {"device": "networks", "prevResult": PREVIOUS}),
+        ("STATUS", {"device": "networks"}),
+    ],
+)
+def test_without_an_agent_all_else_fails(executable, run_dir, verb, more):
+    error(call(executable, environ(verb), config(run_dir, **more)))
+
+
+def test_an_agents_refusal_is_not_passed_over(executable, agent):
+    agent.answer = agent.reply(1, b'{"code": 11, "msg": "networks of the pod: late"}')
+    done = call(executable, environ("ADD"), config(agent.run_dir, device="networks", prevResult=PREVIOUS))
+    assert error(done)["msg"] == "networks of the pod: late"
 
 
 def test_an_agent_that_left_its_socket_behind_is_no_agent(executable, run_dir):
@@ -259,16 +423,28 @@ def test_half_a_tombstone_is_not_taken_for_one(run_dir, monkeypatch):
     assert final.read_bytes() == b"request"
 
 
+def test_a_tombstone_is_written_under_another_name_and_then_renamed(executable, run_dir):
+    with changes(run_dir / "tombstones") as seen:
+        call(executable, environ("DEL"), config(run_dir))
+        found = seen()
+    (tombstone,) = tombstones(run_dir)
+    temporary = tombstone.with_suffix(".tmp").name
+    assert found == [("create", temporary), ("moved_from", temporary), ("moved_to", tombstone.name)]
+
+
 def test_every_del_gets_its_tombstone(executable, run_dir):
     for _ in range(3):
         assert call(executable, environ("DEL"), config(run_dir)).returncode == 0
     assert len(tombstones(run_dir)) == 3
 
 
-def test_a_del_after_a_reboot_finds_no_run_dir_and_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "RUN_DIR", os.fsencode(tmp_path / "run"))
-    forward.bury(forward.RUN_DIR, b"request")
-    assert len(tombstones(tmp_path / "run")) == 1
+@pytest.mark.parametrize("stdin", [b"", b"{}", b"garbage", b'{"runDir": ""}'])
+def test_a_del_after_a_reboot_finds_no_run_dir_and_makes_it(elsewhere, default_dir, stdin):
+    shutil.rmtree(default_dir, ignore_errors=True)
+    for count in (1, 2):
+        assert call(elsewhere, environ("DEL"), stdin).returncode == 0
+        assert len(tombstones(default_dir)) == count
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (default_dir, default_dir / "tombstones")] == [0o755, 0o700]
 
 
 @pytest.mark.parametrize("obstacle", ["", "run", "run/tombstones"])
@@ -305,9 +481,9 @@ def test_a_tombstone_that_does_not_fit_leaves_nothing(executable, run_dir):
 # an agent that fails
 
 
-@pytest.mark.parametrize("cut", range(len(REPLY)))
+@pytest.mark.parametrize("cut", range(len(SHORT_REPLY)))
 def test_an_agent_that_dies_at_any_byte_is_no_agent(executable, agent, cut):
-    agent.answer = agent.send(REPLY[:cut])
+    agent.answer = agent.send(SHORT_REPLY[:cut])
     assert error(call(executable, environ("ADD"), config(agent.run_dir)))["code"] == 11
     assert call(executable, environ("DEL"), config(agent.run_dir)).returncode == 0
     assert len(tombstones(agent.run_dir)) == 1
@@ -329,6 +505,61 @@ def test_a_reply_that_is_none_is_no_agent(executable, agent, raw):
     assert error(call(executable, environ("ADD"), config(agent.run_dir)))["code"] == 11
     assert call(executable, environ("DEL"), config(agent.run_dir)).stdout == b""
     assert len(tombstones(agent.run_dir)) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "length"), [(256, 0), (1 << 31, 0), ((1 << 32) - 1, 5), (0, wire.MAX_REPLY + 1), (0, (1 << 32) - 1)]
+)
+def test_what_is_out_of_range_is_refused_without_waiting_for_it(executable, agent, code, length):
+    def answer(connection):
+        agent.send(code.to_bytes(4, "little") + length.to_bytes(4, "little"))(connection)
+        silent(connection)
+
+    agent.answer = answer
+    document = error(call(executable, environ("CHECK"), config(agent.run_dir)))
+    assert (document["code"], f"exit code {code} or length {length} is out of range" in document["msg"]) == (11, True)
+
+
+def test_the_largest_reply_is_passed_on(executable, agent):
+    agent.answer = agent.reply(0, b"x" * wire.MAX_REPLY)
+    assert call(executable, environ("ADD"), config(agent.run_dir)).stdout == b"x" * wire.MAX_REPLY
+
+
+def test_a_reply_that_never_ends_is_cut_where_it_should_end(executable, agent):
+    def answer(connection):
+        agent.send(REPLY)(connection)
+        while True:  # until the client is gone
+            connection.sendall(bytes(1 << 16))
+
+    agent.answer = answer
+    assert call(executable, environ("ADD"), config(agent.run_dir)).stdout == RESULT
+
+
+def test_a_reply_that_comes_byte_by_byte_is_whole(executable, agent):
+    def answer(connection):
+        agent.send(b"")(connection)
+        for byte in REPLY:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.002)
+
+    agent.answer = answer
+    assert call(executable, environ("ADD"), config(agent.run_dir)).stdout == RESULT
+
+
+@pytest.mark.parametrize("raw", [b"", REPLY])
+def test_an_agent_that_reads_nothing_is_heard_all_the_same(executable, agent, raw):
+    agent.answer = lambda connection: connection.sendall(raw)
+    done = call(executable, environ("ADD"), config(agent.run_dir, x="y" * (4 << 20)))
+    assert done.stdout == RESULT if raw else error(done)["code"] == 11
+
+
+def test_descriptors_that_come_with_the_reply_do_no_harm(executable, agent):
+    def answer(connection):
+        agent.send(b"")(connection)
+        socket.send_fds(connection, [REPLY], [0, 1, 2])
+
+    agent.answer = answer
+    assert call(executable, environ("ADD"), config(agent.run_dir)).stdout == RESULT
 
 
 def test_what_comes_after_the_reply_is_not_printed(executable, agent):
@@ -396,6 +627,50 @@ def test_stdout_that_nobody_reads_is_given_up_at_the_deadline(hasty, agent):
         assert process.wait(10) != 0
 
 
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+def test_it_ends_where_agent_and_reader_hang_both(hasty, agent, verb):
+    agent.answer = silent
+    reading, writing = full_pipe()
+    shutil.rmtree(agent.run_dir / "tombstones")  # a DEL has something to say then
+    done = subprocess.run(
+        hasty, env=environ(verb), input=config(agent.run_dir), stdout=writing, timeout=60, check=False
+    )
+    os.close(reading)
+    os.close(writing)
+    assert done.returncode == 1
+
+
+def full_pipe():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for size in (1 << 16, 1):
+        try:
+            while True:
+                os.write(writing, bytes(size))
+        except BlockingIOError:
+            pass
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+def test_other_signals_do_not_disturb_it(executable, agent):
+    ready = threading.Event()
+
+    def answer(connection):
+        agent.send(b"")(connection)
+        ready.wait(10)
+        connection.sendall(REPLY)
+
+    agent.answer = answer
+    with subprocess.Popen(executable, env=environ("ADD"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(config(agent.run_dir))
+        process.stdin.close()
+        for number in (signal.SIGSTOP, signal.SIGCONT, signal.SIGWINCH, signal.SIGCHLD):
+            process.send_signal(number)
+        ready.set()
+        assert (process.stdout.read(), process.wait(10)) == (RESULT, 0)
+
+
 def test_a_blocked_alarm_signal_is_unblocked(hasty, agent):
     agent.answer = silent
     blocking = ["/usr/bin/python3", "-c", BLOCK_AND_EXEC, str(hasty)]
@@ -453,6 +728,27 @@ def test_a_refusal_that_nobody_takes_undoes_nothing(executable, agent, verb):
     assert len(agent.calls) == 1
 
 
+def test_an_add_is_undone_where_stdout_is_full(executable, agent):
+    agent.answer = agent.reply(0, RESULT)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(executable, env=environ("ADD"), input=config(agent.run_dir), stdout=full, check=False)
+    assert done.returncode == 1
+    assert [received.environ["CNI_COMMAND"] for received in agent.calls] == ["ADD", "DEL"]
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "VERSION"])
+def test_what_nobody_hears_is_a_failure_unless_there_is_nothing_to_say(executable, run_dir, verb):
+    assert broken_pipe(executable, environ(verb), config(run_dir)).returncode == (0 if verb == "DEL" else 1)
+
+
+def test_a_del_whose_stderr_is_broken_is_kept_all_the_same(executable, run_dir):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(executable, env=environ("DEL"), input=config(run_dir), stderr=writing, check=False)
+    os.close(writing)
+    assert (done.returncode, len(tombstones(run_dir))) == (0, 1)
+
+
 def test_an_undo_whose_agent_is_gone_becomes_a_tombstone(executable, agent):
     def answer(connection):
         (agent.run_dir / "cni.sock").unlink()
@@ -471,6 +767,24 @@ def test_a_reply_that_stdout_takes_in_part_is_a_failure(executable, agent, tmp_p
 
 
 # surroundings
+
+
+STREAMS = ("<&-", ">&-", "2>&-")
+COMBINATIONS = [" ".join(some) for count in range(1, 4) for some in itertools.combinations(STREAMS, count)]
+
+
+@pytest.mark.parametrize("redirection", COMBINATIONS)
+@pytest.mark.parametrize("verb", ["", "VERSION", "ADD", "DEL", "STATUS"])
+def test_any_streams_may_be_closed(elsewhere, default_dir, redirection, verb):
+    """Nothing is put where it does not belong, and a DEL is kept."""
+    shutil.rmtree(default_dir, ignore_errors=True)
+    done = call(redirected(elsewhere, redirection), environ(verb), b"{}")
+    is_heard = ">&-" not in redirection.split() or verb in ("", "DEL")
+    assert done.returncode == (0 if is_heard and verb in ("", "VERSION", "DEL") else 1)
+    if verb not in ("", "DEL") and ">&-" not in redirection.split():
+        assert json.loads(done.stdout)["cniVersion"] == version.CURRENT
+    kept = [wire.decode_request(path.read_bytes())[1] for path in tombstones(default_dir)]
+    assert kept == ([b"" if "<&-" in redirection.split() else b"{}"] if verb == "DEL" else [])
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "<&-"])
