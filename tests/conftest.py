@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 
 from agent.netlink import Kernel
-from tests import kernel_features
+from tests import kernel_features, sriov
 from tests.agent import native
 from tests.openvswitch import OpenVSwitch, running
 
@@ -73,6 +73,13 @@ def openvswitch(node_netns: None, request: pytest.FixtureRequest) -> Iterator[Op
         running(Path(folder), request.param) as switch,
     ):
         yield switch
+
+
+@pytest.fixture
+def virtual_functions() -> Iterator[sriov.VirtualFunctions]:
+    """Two virtual functions of a card, in the guest's own namespace; see tests/sriov.py."""
+    with sriov.made(2) as functions:
+        yield functions
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,101 @@
+"""One virtual machine: QEMU without KVM, which runs where nested virtualisation does not, and ends in any case.
+
+Rule 1: the guest sees the machine's files, read only; nothing that it does is to be seen outside, but for what it
+        prints on its second serial line (the caller's output) and on its third (the exit status of its command).
+Rule 2: it ends with its command, with its kernel's panic, after `timeout` seconds, or with the thread that started it.
+"""
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e import debs, kernel
+
+QEMU = ("qemu-system-x86",)
+KERNEL = ("linux-image-amd64",)
+_MEMORY = "2048M"
+
+
+class Ended(Exception):
+    """The guest is gone and its command's exit status is not known; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is booted, and the folder that its files of this run are in."""
+
+    qemu: Path
+    kernel: Path
+    initramfs: Path
+    folder: Path
+
+    def command(self) -> list[str]:
+        """Return QEMU's command line: an emulated PC with two CPUs and two cards that have virtual functions."""
+        boot = "console=ttyS0 loglevel=4 panic=-1 net.ifnames=0 mitigations=off"
+        files = "local,path=/,mount_tag=machine,security_model=none,readonly=on,multidevs=remap"
+        share = self.qemu / "usr/share"
+        return [
+            "qemu-system-x86_64", "-L", f"{share}/seabios", "-L", f"{share}/qemu",
+            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", _MEMORY,
+            "-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", boot,
+            "-virtfs", files,
+            "-serial", f"file:{self.console}", "-serial", "chardev:output", "-serial", f"file:{self.status}",
+            "-chardev", "stdio,id=output,signal=off",
+            *self._card(1, 2), *self._card(2, 1),
+        ]  # fmt: skip
+
+    def _card(self, number: int, other: int) -> list[str]:
+        """Return the options for an Intel 82576, which has 7 virtual functions, with a cable to the other one."""
+        line = f"dgram,id=line{number},local.type=unix,local.path={self.folder}/line{number}"
+        return [
+            "-device", f"pcie-root-port,id=port{number},chassis={number},slot={number},bus=pcie.0",
+            "-netdev", f"{line},remote.type=unix,remote.path={self.folder}/line{other}",
+            "-device", f"igb,netdev=line{number},bus=port{number},mac=02:00:00:00:10:{number:02x},romfile=",
+        ]  # fmt: skip
+
+    @property
+    def console(self) -> Path:
+        """What the guest's kernel says."""
+        return self.folder / "console.log"
+
+    @property
+    def status(self) -> Path:
+        """The exit status of the guest's command, once it has ended."""
+        return self.folder / "status"
+
+    def run(self, timeout: float, output: Callable[[bytes], None]) -> int:
+        """Boot, pass on what the command prints, and return its exit status.
+
+        Raises Ended if there is none: the guest died, or had to be ended after `timeout` seconds.
+        """
+        late = threading.Event()
+        with subprocess.Popen(
+            self.command(), env=debs.environment(self.qemu), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
+        ) as process:  # fmt: skip
+            alarm = threading.Timer(timeout, _end, (process, late))
+            alarm.start()
+            try:
+                assert process.stdout is not None
+                while chunk := os.read(process.stdout.fileno(), 65536):
+                    output(chunk)
+            finally:
+                alarm.cancel()
+                process.kill()
+        return self._outcome(f"the guest did not end within {timeout:.0f} s" if late.is_set() else "")
+
+    def _outcome(self, failure: str) -> int:
+        said = self.status.read_text().strip() if self.status.exists() else ""
+        if failure or not said.isdigit():
+            last = self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""
+            raise Ended(f"{failure or said or 'the guest died'}; the last it said:\n{last}")
+        return int(said)
+
+
+def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    process.kill()
