@@ -2,8 +2,8 @@
 
 From the outside in (see the import contracts in pyproject.toml):
 
-    __main__                                   wiring
-    grpc_server, cni_server                    the two doors: controller and CNI executable
+    __main__, standalone                       wiring: of the daemon, of one call without it
+    grpc_server, cni_server, cni_connection    the two doors: controller and CNI executable
     engine, calls                              one pass over one pod; one call of a runtime
     sweep, claims                              what nobody tells us; what a runtime attached for us
     attach, chain, device, sandboxes           one attachment, a network's plugins, our own devices, whose sandbox

@@ -11,7 +11,19 @@ import sys
 import threading
 from pathlib import Path
 
-from agent import cache, cni_server, cri, delegate, descendants, device, grpc_server, metrics, netns
+from agent import (
+    cache,
+    cni_server,
+    cri,
+    delegate,
+    descendants,
+    device,
+    grpc_server,
+    metrics,
+    netns,
+    policy,
+    primary,
+)
 from agent.attach import Attachments, Settings
 from agent.calls import Calls
 from agent.engine import Engine
@@ -20,7 +32,10 @@ from agent.locks import Locks
 from agent.model import ContainerID
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
+from agent.peers import Peers
 from agent.sandboxes import Sandboxes
+from agent.underlay import Underlay
+from agent.upkeep import Upkeep
 
 log = logging.getLogger("agent")
 
@@ -51,13 +66,15 @@ class Agent:
         root: Path | None = arguments.host_root
         view = netns.View(root)
         self.journal = Journal(arguments.state_dir)
-        kernel, locks = Kernel(), Locks()
+        self._peers = Peers(arguments.state_dir)
+        kernel, locks = Kernel(self._peers.get), Locks()
         self._kernel = kernel
         execute = delegate.Executor(arguments.cni_bin_dir, root)
         descendants.kill_survivors()  # of a predecessor that was killed: an ADD that finishes late would leak
         native = device.Native(kernel, execute, view, self.journal)
         conf_dirs = tuple(Path(view.place(str(path))) for path in arguments.cni_conf_dir)
-        settings = Settings(tuple(arguments.cni_bin_dir), conf_dirs, view, arguments.delegate_timeout)
+        rules = _policy(arguments.policy)
+        settings = Settings(tuple(arguments.cni_bin_dir), conf_dirs, view, arguments.delegate_timeout, rules)
         attachments = Attachments(self.journal, kernel, native, execute, settings)
         self._sandboxes = Sandboxes(cri.Runtime(arguments.cri) if arguments.cri else None, self.journal, view)
         self.outcomes = Outcomes()
@@ -67,7 +84,9 @@ class Agent:
             return cache.read(caches, container_id)
 
         self.engine = Engine(self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached)
-        calls = Calls(self.journal, native, attachments, locks, self._waiting_for)
+        self._upkeep = Upkeep(self.journal, native)
+        networks = primary.Networks(self.journal, self._sandboxes, self.outcomes, self.engine.look)
+        calls = Calls(self.journal, native, attachments, locks, self._waiting_for, networks)
         self._cni = cni_server.Server(self._run_dir, calls.handle)
         self._metrics_address: str = arguments.metrics_address
 
@@ -81,8 +100,9 @@ class Agent:
             metrics.PODS.set_function(lambda: len(self.journal.pods()))
             metrics.serve(self._metrics_address, self._waiting_for)
         self.engine.start()
+        self._upkeep.start()
         self._cni.start()
-        servicer = grpc_server.Servicer(self.engine, self.outcomes, self._waiting_for, version())
+        servicer = grpc_server.Servicer(self.engine, self.outcomes, self._tell, self._waiting_for, version())
         server = grpc_server.serve(servicer, self._run_dir)
         log.info("hotnic-agent %s serves in %s", version(), self._run_dir)
         stop.wait()
@@ -90,8 +110,15 @@ class Agent:
         server.stop(grace=1).wait()
         self._cni.close()
         self.engine.close()
+        self._upkeep.close()
         self._kernel.close()
         self.journal.close()
+
+    def _tell(self, told: Underlay) -> None:
+        """Tell who depends on the underlay what it is now."""
+        self._peers.set(told)
+        self._upkeep.touch()
+        self.engine.retry()
 
     def _waiting_for(self) -> tuple[str, ...]:
         problem = self._sandboxes.unavailable()
@@ -100,6 +127,16 @@ class Agent:
 
 def version() -> str:
     return importlib.metadata.version("hotnic")
+
+
+def _policy(path: Path | None) -> policy.Policy:
+    """Raises OSError where the file cannot be read, ValueError where it is wrong."""
+    if path is None:
+        return policy.Policy()
+    try:
+        return policy.parse(path.read_text())
+    except policy.PolicyError as problem:
+        raise ValueError(f"--policy {path}: {problem}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for all plugins of one network",
     )
+    add("--policy", type=Path, metavar="FILE", help="what networks may make of the node, YAML; default: everything")
     add("--metrics-address", default="", metavar="HOST:PORT", help="loopback only; empty: none")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     return parser

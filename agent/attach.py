@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent import chain, confdir, netns, network
+from agent import chain, confdir, delegate, devices, netns, network
 from agent.device import TYPE, Execute, Native
 from agent.journal import Journal
 from agent.model import Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
 from agent.netlink import Kernel
-from agent.plan import Attach, element
+from agent.plan import Attach, Update, element
+from agent.policy import Policy
 from agent.sandboxes import Sandbox
 from cni import errors, multinet
 
@@ -37,6 +38,7 @@ class Settings:
     conf_dirs: tuple[Path, ...]
     view: netns.View
     deadline_s: float = 30.0
+    policy: Policy = field(default_factory=Policy)
 
 
 class Attachments:
@@ -57,6 +59,8 @@ class Attachments:
         """
         net = self._network(step.wanted)
         selection = step.wanted.selection
+        if step.wanted.config:  # what is on the node's disk is its administrator's
+            self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
         runtime = multinet.capability_args(selection)
         if missing := network.undeclared(net, runtime):
             raise Refused(
@@ -67,9 +71,53 @@ class Attachments:
         record = self._journal.begin(_new_record(pod, sandbox, step, net, runtime), durable=outlives_reboot(net))
         try:
             return self._add(record, net, selection)
+        except delegate.Missing as problem:
+            if len(net.plugins) == 1:  # nothing was executed: there is nothing to undo, and nobody to undo it
+                self._journal.remove(record.key)
+            else:
+                self._undo(record)
+            raise _not_ready(problem) from None
         except (errors.CNIError, OSError) as problem:
             self._undo(self._journal.record(record.key) or record)
             raise _not_ready(problem) from None
+
+    def update(self, step: Update) -> Record:
+        """Change what is attached in place, and return its record as it is then.
+
+        Raises NotReady where that cannot be; it may be half done then, and the record still tells of the old wish:
+        the caller replaces the attachment.
+        """
+        selection = step.wanted.selection
+        new = replace(
+            step.record,
+            element=element(step.wanted),
+            runtime=multinet.capability_args(selection),
+            cni_args=selection.cni_args,
+            args=chain.with_wishes(step.record.args, selection),
+        )
+        net = network.parse(new.config, selection.name)
+        try:
+            document = chain.add(net, self._call(new), self._updating(step.record))
+        except (errors.CNIError, OSError) as problem:
+            raise _not_ready(problem) from None
+        new = replace(new, result=document)
+        self._journal.update(new, durable=outlives_reboot(net))
+        return new
+
+    def _updating(self, record: Record) -> chain.Plugin:
+        """In place of a plugin's ADD; networks that can be updated have our own only (agent.update)."""
+
+        def run(
+            plugin_type: str,  # noqa: ARG001 it is the only one
+            command: str,
+            env: Mapping[str, str],
+            config: Mapping[str, Any],
+            deadline_s: float,
+        ) -> Mapping[str, Any]:
+            assert record.result is not None, "it is attached"
+            return self._native.update({**env, "CNI_COMMAND": command}, config, deadline_s, record.result)
+
+        return run
 
     def detach(self, record: Record) -> None:
         """Remove one attachment and its record. Raises NotReady where a plugin's DEL failed; the record stays then."""
@@ -90,6 +138,13 @@ class Attachments:
             except (errors.CNIError, OSError) as problem:
                 raise _not_ready(problem) from None
         self._journal.remove(record.key)
+
+    def refuse_forbidden(
+        self, namespace: str, plugins: Collection[Mapping[str, Any]], asked: Mapping[str, Any] | None
+    ) -> None:
+        """Raise Refused where the policy does not let networks of that namespace do this."""
+        if why := self._settings.policy.refusal(namespace, plugins, asked, self._kernel.uplinks):
+            raise Refused("PolicyForbids", why)
 
     def is_there(self, record: Record) -> bool:
         """Whether the record's interface is in its sandbox now."""
@@ -195,7 +250,7 @@ class Attachments:
 
 def outlives_reboot(net: network.NetworkList) -> bool:
     """Whether an attachment to this network leaves something behind when the power goes (journal rule 2)."""
-    return any(plugin.get("type") != TYPE or (plugin.get("ipam") or {}).get("type") for plugin in net.plugins)
+    return any(plugin.get("type") != TYPE or devices.outlives_reboot(plugin) for plugin in net.plugins)
 
 
 def _new_record(

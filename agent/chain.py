@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent import network
+from agent.delegate import Missing
 from cni import errors, multinet, result, version
 
 log = logging.getLogger(__name__)
@@ -77,11 +78,17 @@ def kubernetes_args(
         ("K8S_POD_INFRA_CONTAINER_ID", container_id),
         ("K8S_POD_UID", uid),
     ]
-    if selection.mac:
-        args.append(("MAC", selection.mac))
-    if selection.ips:
-        args.append(("IP", ",".join(selection.ips)))
-    return tuple(args)
+    return (*args, *_deprecated(selection))
+
+
+def _deprecated(selection: multinet.Selection) -> tuple[tuple[str, str], ...]:
+    mac = (("MAC", selection.mac),) if selection.mac else ()
+    return (*mac, *((("IP", ",".join(selection.ips)),) if selection.ips else ()))
+
+
+def with_wishes(args: tuple[tuple[str, str], ...], selection: multinet.Selection) -> tuple[tuple[str, str], ...]:
+    """Return an attachment's CNI_ARGS with another selection's deprecated MAC and IP."""
+    return (*(pair for pair in args if pair[0] not in _ONLY_ON_ADD), *_deprecated(selection))
 
 
 def add(net: network.NetworkList, call: Call, plugin: Plugin) -> Mapping[str, Any]:
@@ -155,6 +162,8 @@ class _Turns:
             return self._plugin(plugin_type, self._command, self._env, stdin, deadline_s)
         except errors.CNIError as error:
             message = f"plugin {plugin_type} failed ({self._command}): {error.message}"
+            if isinstance(error, Missing):
+                raise Missing(message, error.details) from error
             raise errors.CNIError(error.code, message, error.details) from error
 
     def run_all(self, turns: Iterable[tuple[Mapping[str, Any], dict[str, Any]]]) -> None:

@@ -18,12 +18,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from agent.api import cri_pb2, cri_pb2_grpc
 from agent.model import ContainerID, PodUID
+
+if TYPE_CHECKING:
+    import grpc
+
+    from agent.api import cri_pb2
 
 DEADLINE_S = 5.0
 
@@ -62,6 +64,12 @@ class Runtime:
     """One runtime endpoint, such as `unix:///run/containerd/containerd.sock`. Usable from any thread."""
 
     def __init__(self, endpoint: str, deadline_s: float = DEADLINE_S) -> None:
+        # here, since who asks no runtime (agent.standalone) need not wait 80 ms for these
+        import grpc  # noqa: PLC0415
+
+        from agent.api import cri_pb2, cri_pb2_grpc  # noqa: PLC0415
+
+        self._grpc, self._messages = grpc, cri_pb2
         self._endpoint = endpoint
         self._deadline_s = deadline_s
         self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
@@ -69,23 +77,23 @@ class Runtime:
 
     def sandboxes(self) -> tuple[Sandbox, ...]:
         """Return all sandboxes of the node in all states."""
-        request = cri_pb2.ListPodSandboxRequest()
+        request = self._messages.ListPodSandboxRequest()
         try:
             reply = self._stub.ListPodSandbox(request, timeout=self._deadline_s)
-        except grpc.RpcError as error:
+        except self._grpc.RpcError as error:
             raise self._unavailable("ListPodSandbox", error) from error
-        return tuple(_sandbox(item) for item in reply.items)
+        return tuple(_sandbox(item, ready=item.state == self._messages.SANDBOX_READY) for item in reply.items)
 
     def netns(self, sandbox_id: str) -> str:
         """Return the path of the sandbox's network namespace; "" where it has none of its own, or is gone."""
-        request = cri_pb2.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
+        request = self._messages.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
         try:
             reply = self._stub.PodSandboxStatus(request, timeout=self._deadline_s)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
+        except self._grpc.RpcError as error:
+            if error.code() is self._grpc.StatusCode.NOT_FOUND:
                 return ""
             raise self._unavailable("PodSandboxStatus", error) from error
-        if reply.status.linux.namespaces.options.network == cri_pb2.NODE:
+        if reply.status.linux.namespaces.options.network == self._messages.NODE:
             return ""
         try:
             return namespace_path(json.loads(reply.info["info"]))
@@ -115,7 +123,7 @@ def namespace_path(info: Mapping[str, Any]) -> str:
     return next((str(one.get("path", "")) for one in namespaces if one["type"] == "network"), "")
 
 
-def _sandbox(item: cri_pb2.PodSandbox) -> Sandbox:
+def _sandbox(item: cri_pb2.PodSandbox, *, ready: bool) -> Sandbox:
     return Sandbox(
         id=ContainerID(item.id),
         pod_uid=PodUID(item.metadata.uid),
@@ -123,5 +131,5 @@ def _sandbox(item: cri_pb2.PodSandbox) -> Sandbox:
         name=item.metadata.name,
         attempt=item.metadata.attempt,
         created_ns=item.created_at,
-        ready=item.state == cri_pb2.SANDBOX_READY,
+        ready=ready,
     )

@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
-from agent import devices, interface, netns, options
+from agent import devices, interface, netns, options, shaping
+from agent.delegate import Missing
 from agent.devices.contract import Device
 from agent.devices.unknown import Unknown
 from agent.links import Have, Interface
@@ -72,6 +73,9 @@ class Native:
         Raises CNIError, with the code that the specification gives the cause.
         """
         call = _Call(command, env, config, time.monotonic() + deadline_s)
+        if command != "DEL" and config.get("agent") is not None:  # agent.standalone takes the key out
+            message = f"agent={config['agent']!r} is not for a call that the node's agent serves"
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
         match command:
             case "ADD":
                 with self._namespace(env, netns_fd) as fd:
@@ -91,14 +95,43 @@ class Native:
     def _add(self, call: _Call, fd: int) -> Mapping[str, Any]:
         device, ipam = self._device(call), options.ipam(call.config)
         try:
-            addresses = self._allocate(call, ipam)
+            addresses = self._allocate(call, ipam, device)
             have = self._kernel.settle(
                 device, _want(device, addresses), fd, lambda note: self._notes.save(call.key, note)
             )
+        except Missing:  # rule 1: nothing was done
+            raise
         except BaseException:
             self._undo(call, ipam, fd)
             raise
         return result.encode(_result(call, device, have, addresses), call.cni_version)
+
+    def update(
+        self, env: Mapping[str, str], config: Mapping[str, Any], deadline_s: float, before: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Make an attachment that is there what a changed configuration asks for; return its result then.
+
+        `before`: the result that it has had. Raises CNIError; it may be half done then.
+        """
+        call = _Call("ADD", env, config, time.monotonic() + deadline_s)
+        device, ipam = self._device(call), options.ipam(call.config)
+        with self._namespace(env, None) as fd:
+            if self._kernel.pod_link(fd, call.key.ifname) is None:
+                raise errors.CNIError(errors.Code.INTERNAL, f"interface {call.key.ifname} is gone")
+            addresses = self._allocate(call, ipam, device)
+            leaving = tuple(ip.address for ip in result.decode(before).ips)
+            want = replace(_want(device, addresses), leaving=leaving)
+            have = self._kernel.settle(device, want, fd, lambda note: self._notes.save(call.key, note))
+        return result.encode(_result(call, device, have, addresses), call.cni_version)
+
+    def mend(self, key: Key, config: Mapping[str, Any]) -> None:
+        """Make whole again what an attachment shares with others of the node (devices.contract, rule 6).
+
+        Raises CNIError, with what is in the way.
+        """
+        device = devices.parse(options.Call(key, config))
+        if device.segment():
+            self._kernel.mend(device)
 
     def _device(self, call: _Call) -> Device:
         return devices.parse(call.options(self._notes.saved(call.key)))
@@ -120,7 +153,7 @@ class Native:
         try:
             device = self._device(call)
         except errors.CNIError:
-            device = Unknown(call.key)
+            device = Unknown(call.key, self._notes.saved(call.key))
         self._kernel.remove(device, fd)
 
     def _check(self, call: _Call, fd: int) -> None:
@@ -132,23 +165,31 @@ class Native:
             self._ipam(call, ipam, "CHECK")
         want = _want(device, result.decode(previous) if ipam else None)
         have = self._kernel.read(device, want, fd)
-        if found := (*interface.mismatches(want, have), *device.mismatches(want, have)):
+        if found := _mismatches(device, want, have):
             raise errors.CNIError(errors.Code.INTERNAL, "; ".join(found))
 
     def _status_or_gc(self, call: _Call) -> None:
         device, ipam = self._device(call), options.ipam(call.config)
         if call.command == "STATUS":
-            device.refuse_unready(self._kernel.read(device, device.interface, None))
+            self._refuse_unready(device)
         if ipam and version.at_least(call.cni_version, version.VERBS[call.command]):
             self._ipam(call, ipam, call.command)
 
-    def _allocate(self, call: _Call, ipam: Mapping[str, Any] | None) -> result.Result | None:
+    def _refuse_unready(self, device: Device) -> None:
+        try:
+            device.refuse_unready(self._kernel.read(device, device.interface, None))
+        except errors.CNIError as problem:
+            if problem.code in (errors.Code.NOT_AVAILABLE, errors.Code.LIMITED_CONNECTIVITY):
+                raise
+            raise errors.CNIError(errors.Code.NOT_AVAILABLE, problem.message, problem.details) from None
+
+    def _allocate(self, call: _Call, ipam: Mapping[str, Any] | None, device: Device) -> result.Result | None:
         if ipam is None:
             return None
         addresses = result.decode(self._ipam(call, ipam, "ADD") or {})
         if not addresses.ips:
             raise errors.CNIError(errors.Code.INVALID_CONFIG, f"ipam plugin {ipam['type']} returned no address")
-        return addresses
+        return device.completed(addresses)
 
     def _release(self, call: _Call, ipam: Mapping[str, Any] | None) -> None:
         if ipam is not None:
@@ -205,12 +246,26 @@ def refuse_own_namespace(fd: int, env: Mapping[str, str]) -> None:
         )
 
 
+def _mismatches(device: Device, want: Interface, have: Have) -> tuple[str, ...]:
+    return (
+        *interface.mismatches(want, have),
+        *device.mismatches(want, have),
+        *shaping.mismatches(want, have, device.host_end()),
+    )
+
+
 def _want(device: Device, addresses: result.Result | None) -> Interface:
     """The interface with the addresses and routes of IPAM."""
     if addresses is None:
         return device.interface
-    ips = tuple(ip.address for ip in addresses.ips)
-    return replace(device.interface, addresses=ips, routes=interface.with_gateways(addresses))
+    return device.with_addresses(
+        replace(
+            device.interface,
+            addresses=tuple(ip.address for ip in addresses.ips),
+            gateways=tuple(ip.gateway for ip in addresses.ips),
+            routes=interface.with_gateways(addresses),
+        )
+    )
 
 
 def _result(call: _Call, device: Device, have: Have, addresses: result.Result | None) -> result.Result:
@@ -219,12 +274,13 @@ def _result(call: _Call, device: Device, have: Have, addresses: result.Result | 
     before = result.decode(previous) if isinstance(previous, Mapping) else result.Result()
     assert have.pod
     shown = tuple(result.Interface(link.name, link.mac, link.mtu) for link in device.shown(have))
-    pod = result.Interface(have.pod.name, have.pod.mac, have.pod.mtu, call.env.get("CNI_NETNS", ""))
+    pci = have.pod.device if have.pod.bus == "pci" else ""
+    pod = result.Interface(have.pod.name, have.pod.mac, have.pod.mtu, call.env.get("CNI_NETNS", ""), pci_id=pci)
     position = len(before.interfaces) + len(shown)
-    own = addresses or result.Result()
+    own = addresses or device.completed(result.Result())
     return result.Result(
         interfaces=(*before.interfaces, *shown, pod),
         ips=(*before.ips, *(result.IPConfig(ip.address, ip.gateway, position) for ip in own.ips)),
-        routes=(*before.routes, *_want(device, addresses).routes),
+        routes=(*before.routes, *interface.with_gateways(own)),
         dns=own.dns if own.dns != result.DNS() else before.dns,
     )

@@ -28,6 +28,7 @@ from agent.model import (
     Desired,
     Key,
     NotReady,
+    Origin,
     Outcome,
     PodUID,
     Record,
@@ -37,7 +38,7 @@ from agent.model import (
 )
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
-from agent.plan import INTERFACE_EXISTS, Attach, Plan, element, plan
+from agent.plan import INTERFACE_EXISTS, Attach, Plan, Update, element, plan
 from agent.progress import Progress
 from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
@@ -107,6 +108,16 @@ class Engine:
         self._journal.want(uid, merge)
         self._workers.touch(uid)
 
+    def retry(self) -> None:
+        """Try again at once whatever waits for its next try: what it waits for may have come."""
+        for uid in self._retries.waiting():
+            self._retries.forget(uid)
+            self._workers.touch(uid)
+
+    def look(self, uid: PodUID) -> None:
+        """Start a pass over the pod: something about its sandbox has changed."""
+        self._workers.touch(uid)
+
     # -- one pass -----------------------------------------------------------------------------------------------
 
     def _pass(self, uid: PodUID) -> None:
@@ -149,7 +160,7 @@ class Engine:
 
     def _settle(self, progress: Progress, sandbox: Sandbox | None) -> None:
         progress.desired, decided = self._decide(progress.desired, sandbox)
-        if decided.detach or decided.attach:
+        if decided.detach or decided.attach or decided.update:
             log.info("pod %s: %s", progress.desired.pod, decided)
         if decided.detach:
             leaving = {f"{record.key.ifname} {record.network}" for record in decided.detach}
@@ -160,6 +171,8 @@ class Engine:
         if sandbox is None:
             progress.without_sandbox()
             return
+        for change in decided.update:
+            self._update(progress, sandbox, change)
         for step in decided.attach:
             if Key(sandbox.id, step.ifname) in stuck:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
@@ -179,7 +192,7 @@ class Engine:
             return desired, plan(desired, None, self._records(desired, None), None)
         desired = self._claims.claim_once(desired, sandbox)
         decided = plan(desired, sandbox.id, self._records(desired, sandbox), None)
-        if not decided.attach and not decided.keep:
+        if not (decided.attach or decided.keep or decided.update):
             return desired, decided
         links = self._claims.links(sandbox)
         if links is None and decided.attach:
@@ -189,6 +202,20 @@ class Engine:
             desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled
             decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
         return desired, decided
+
+    def _update(self, progress: Progress, sandbox: Sandbox, step: Update) -> None:
+        """Change in place what can be, and replace it where that fails."""
+        try:
+            record = self._attachments.update(step)
+        except NotReady as problem:
+            log.warning("pod %s: %s is replaced: %s", progress.desired.pod, step.record.key.ifname, problem)
+            if self._detach(progress, step.record):
+                self._attach(progress, sandbox, Attach(step.position, step.wanted, step.record.key.ifname))
+            else:
+                message = f"{step.record.key.ifname} is not detached yet"
+                progress.held_up(step.position, State.PENDING, "Replacing", message)
+        else:
+            progress.attached(step.position, record)
 
     def _attach(self, progress: Progress, sandbox: Sandbox, step: Attach) -> None:
         uid, wish = progress.desired.pod.uid, _wish(step)
@@ -242,6 +269,10 @@ class Engine:
             records.update({record.key: record for record in self._journal.of_sandbox(sandbox.id)})
         return tuple(records.values())
 
+    def _has_ours(self, uid: PodUID) -> bool:
+        """What a runtime asked for is the runtime's to remove, and may outlast the pod for a while."""
+        return any(record.origin is not Origin.RUNTIME for record in self._journal.of_pod(uid))
+
     def _release(self, desired: Desired, leaving: Collection[str]) -> Desired:
         def change(now: Desired | None) -> Desired:
             before = now or desired
@@ -255,7 +286,7 @@ class Engine:
     def _tell(self, progress: Progress, *, settled: bool) -> None:
         desired = progress.desired
         now = self._journal.desired(desired.pod.uid)
-        done = settled and desired.ended and now is not None and now.ended and not self._journal.of_pod(desired.pod.uid)
+        done = settled and desired.ended and now is not None and now.ended and not self._has_ours(desired.pod.uid)
         if done:
             self._retries.forget(desired.pod.uid)
             self._seen.settled.pop(desired.pod.uid, None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from agent import underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from agent.engine import Engine
@@ -31,13 +32,19 @@ _HOLDS = {api.PENDING: State.PENDING, api.REFUSED: State.REFUSED}
 
 
 class Servicer(agent_pb2_grpc.AgentServicer):
-    """The service, over the engine's `apply` and the outcomes."""
+    """The service, over the engine's `apply`, the outcomes, and `tell` for who wants to know of the underlay."""
 
     def __init__(
-        self, engine: Engine, outcomes: Outcomes, waiting_for: Callable[[], tuple[str, ...]], version: str
+        self,
+        engine: Engine,
+        outcomes: Outcomes,
+        tell: Callable[[underlay.Underlay], None],
+        waiting_for: Callable[[], tuple[str, ...]],
+        version: str,
     ) -> None:
         self._engine = engine
         self._outcomes = outcomes
+        self._tell = tell
         self._waiting_for = waiting_for
         self._version = version
 
@@ -63,6 +70,14 @@ class Servicer(agent_pb2_grpc.AgentServicer):
 
     def List(self, request: Any, context: Any) -> Any:  # noqa: ARG002 the generated signature
         return api.ListResponse(outcomes=[_message(outcome) for outcome in self._outcomes.latest()])
+
+    def SetUnderlay(self, request: Any, context: Any) -> Any:
+        try:
+            told = underlay.told(request.address, {peer.node: peer.address for peer in request.peers})
+        except ValueError as problem:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
+        self._tell(told)
+        return api.SetUnderlayResponse()
 
     def Health(self, request: Any, context: Any) -> Any:  # noqa: ARG002 the generated signature
         waiting = self._waiting_for()

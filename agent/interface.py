@@ -12,6 +12,7 @@ from agent.links import (
     AddAddress,
     AddRoute,
     Attributes,
+    AwaitAddresses,
     Change,
     Have,
     Interface,
@@ -43,7 +44,14 @@ def plan(want: Interface, have: Have) -> tuple[Step, ...]:
             for one in want.leaving
             if one in have.addresses and one not in want.addresses
         ),
-        *(AddAddress(want.ifname, address) for address in want.addresses if address not in have.addresses),
+        *(
+            AddAddress(
+                want.ifname, address, prefix_route=want.prefix_routes, detect_duplicates=want.detect_duplicates
+            )
+            for address in want.addresses
+            if address not in have.addresses
+        ),
+        *_waiting(want, have),
         *(AddRoute(want.ifname, route) for route in want.routes if want.up and not _has_route(route, have)),
     )
 
@@ -119,6 +127,13 @@ def _flag_steps(want: Interface, have: Have) -> Iterator[Step]:
             values, mask = values | (flag if wanted else 0), mask | flag
     if mask:
         yield Change(want.ifname, Where.IN_POD, flags=(values, mask))
+
+
+def _waiting(want: Interface, have: Have) -> Iterator[Step]:
+    """For the duplicate address detection, before a route may need the address; a link that is down has none."""
+    detects = want.detect_duplicates and want.up
+    if detects and any(one.version == 6 and one not in have.addresses for one in want.addresses):
+        yield AwaitAddresses(want.ifname)
 
 
 def _same(text: str | None, value: str) -> bool:

@@ -24,6 +24,7 @@ from cni import result
 
 Address = result.InterfaceAddress
 Attributes = tuple[tuple[str, Any], ...]
+Refusals = tuple[tuple[int, str], ...]  # (errno, what it means here): the configuration is wrong, or conflicts (code 7)
 
 
 class Where(enum.Enum):
@@ -64,8 +65,12 @@ class Link:
     master: int = 0
     parent: int = 0  # the link that this one is made on, or its peer; in another namespace, maybe
     alias: str = ""
+    group: int = 0
+    promiscuous: bool = False  # as set by somebody; a capture that runs does not count
     data: bytes = b""  # IFLA_INFO_DATA, undecoded: what only links of its kind have
     port: bytes = b""  # IFLA_INFO_SLAVE_DATA: what the link is as a port of its master
+    bus: str = ""  # of the device behind the link, if there is one, as /sys has it
+    device: str = ""
 
 
 # -- what a device wants to know ---------------------------------------------------------------------------------
@@ -80,6 +85,48 @@ class NamedLink:
 
 
 @dataclass(frozen=True, slots=True)
+class LinksOfKind:
+    """The node's links of a kind, known as a frozenset[Link]."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgePorts:
+    """The names of the ports of the node's bridge of that name, known as a frozenset[str]."""
+
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultLink:
+    """The link of the default route (the one with the lowest metric, IPv4 first), known as a Link."""
+
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The addresses of the link of that name, known as a frozenset[Address]; empty where it is not there."""
+
+    name: str
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The routes through the link of that name, known as a frozenset[Route]; empty where it is not there."""
+
+    name: str
+    where: Where = Where.NODE
+
+
+@dataclass(frozen=True, slots=True)
+class TapDriver:
+    """Whether taps can be made at all, known as what is in the way; "": nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sysctl:
     """A setting below /proc/sys/net, known as its text."""
 
@@ -88,6 +135,29 @@ class Sysctl:
 
 
 Read = Any  # NamedLink, Sysctl, or what an adapter of agent.apply reads besides
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A bandwidth in one direction: bits a second, and the bits that may come at once."""
+
+    rate: int
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bandwidth:
+    """What the interface may carry towards the pod (ingress) and from it (egress); None: as much as there is.
+
+    `companion`, with that MAC: the name of the link that the shaping takes besides, for what comes out of the shaped
+    link (agent.shaping). `said` False: nobody asks for anything now, but an update of the wish may have.
+    """
+
+    companion: str
+    companion_mac: str
+    ingress: Rate | None = None
+    egress: Rate | None = None
+    said: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +172,11 @@ class Interface:
     promiscuous: bool | None = None
     all_multicast: bool | None = None
     transmit_queue: int | None = None  # packets
+    bandwidth: Bandwidth | None = None
     addresses: tuple[Address, ...] = ()
+    gateways: tuple[result.Address | None, ...] = ()  # of the addresses, in their order
+    prefix_routes: bool = True  # the kernel adds a route to each address's network
+    detect_duplicates: bool = False  # of IPv6 addresses, which takes a second or two
     routes: tuple[result.Route, ...] = ()
     leaving: tuple[Address, ...] = ()  # of an earlier wish: removed where they are not wanted any more
 
@@ -138,6 +212,18 @@ class Create:
     attributes: Attributes = ()
     up: bool = False
     shared: bool = False
+    refusals: Refusals = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTap:
+    """Make a tap in the pod, whole or not at all. `owner`, `group`: who may open it; both must match where both are."""
+
+    name: str
+    attributes: Attributes = ()
+    multi_queue: bool = False
+    owner: int | None = None
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +250,24 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class AddAddress:
+    """`prefix_route`: with a route to the address's network. `shared`: one that is there by now is as good.
+
+    `detect_duplicates`: the kernel asks first whether an IPv6 address is in use; it is tentative for that time.
+    """
+
     ifname: str
     address: Address
+    where: Where = Where.IN_POD
+    prefix_route: bool = True
+    shared: bool = False
+    detect_duplicates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitAddresses:
+    """Wait until none of the pod's interface is tentative any more."""
+
+    ifname: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +276,15 @@ class RemoveAddress:
 
     ifname: str
     address: Address
+    where: Where = Where.IN_POD
 
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
     ifname: str
     route: result.Route
+    where: Where = Where.IN_POD
+    refusals: Refusals = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from agent import interface, netns, rtnl
+from agent import interface, netns, rtnl, shaping
 from agent.apply import (
     NO_STATISTICS,
     UP,
@@ -35,8 +35,10 @@ from agent.apply import (
     translated,
 )
 from agent.devices.contract import Device
-from agent.links import Have, Interface, Link, everywhere
+from agent.links import Have, Interface, Link, Read, Step, everywhere
+from agent.locks import Locks
 from agent.model import Displaced
+from agent.underlay import Underlay
 from cni import errors, result
 
 _MAIN_TABLE = 254
@@ -46,7 +48,11 @@ _ROUNDS = 3  # the kernel may undo a neighbour of what was changed
 class Kernel:
     """Reads and changes links of the node and of pods. Safe for use by many threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, underlay: Callable[[], Underlay | None] = lambda: None, view: netns.View | None = None) -> None:
+        """`underlay` returns what the controller has told of it, if it has. `view`: of the node's paths."""
+        self._underlay = underlay
+        self._view = view or netns.View()
+        self._segments = Locks()
         self._local = threading.local()
         self._sockets: list[rtnl.Socket] = []  # of all threads
 
@@ -64,6 +70,12 @@ class Kernel:
     def delete(self, gone: Link) -> None:
         """Delete a link of the node by its index; one that is gone already is fine."""
         delete(self._node(), gone)
+
+    def uplinks(self) -> frozenset[str]:
+        """Return the names of the node's links that bear a default route."""
+        node = self._node()
+        with translated("read the node's default routes"):
+            return frozenset(route.ifname for version in (4, 6) for _, route in _default_routes(node, version))
 
     def _node(self) -> rtnl.Socket:
         node = getattr(self._local, "node", None)
@@ -107,7 +119,7 @@ class Kernel:
 
     def read(self, device: Device, want: Interface, netns_fd: int | None) -> Have:
         """Return what is there of all that the device looks at. `netns_fd` None: there is no pod (any more)."""
-        with self._place(netns_fd) as place:
+        with self._place(device, netns_fd) as place:
             return _read(place, device, want)
 
     def settle(
@@ -122,18 +134,18 @@ class Kernel:
         `remember` is called before the first step with what the device must not forget, if anything. Raises CNIError:
         7 for a conflict, 11 where the kernel was busy, 999 for any other refusal of the kernel.
         """
-        with self._place(netns_fd) as place:
+        with self._place(device, netns_fd) as place:
             have = _read(place, device, want)
             if (memory := device.memory(have)) is not None:
                 remember(memory)
             for _ in range(_ROUNDS):
-                steps = (*device.plan(want, have), *interface.plan(want, have))
+                steps = _plan(device, want, have)
                 if not steps:
                     return have
                 for step in steps:
                     apply(place, step)
                 have = _read(place, device, want)
-        if steps := (*device.plan(want, have), *interface.plan(want, have)):
+        if steps := _plan(device, want, have):
             raise errors.CNIError(errors.Code.TRY_AGAIN, f"interface {want.ifname} does not settle", str(steps))
         return have
 
@@ -143,8 +155,10 @@ class Kernel:
         Every step is tried; the first CNIError is raised at the end.
         """
         first: errors.CNIError | None = None
-        with self._place(netns_fd) as place:
-            for step in device.removal(_read(place, device, Interface(device.interface.ifname))):
+        bare = Interface(device.interface.ifname)
+        with self._place(device, netns_fd) as place:
+            have = _read(place, device, bare, shaping.leftovers(device.interface))
+            for step in (*device.removal(have), *shaping.removal(device.interface, have)):
                 try:
                     apply(place, step)
                 except errors.CNIError as problem:
@@ -152,13 +166,19 @@ class Kernel:
         if first is not None:
             raise first
 
+    def mend(self, device: Device) -> None:
+        """Make whole again what the device shares with others. Raises CNIError as `settle`."""
+        with self._place(device, None) as place:
+            for step in device.upkeep(_read(place, device, Interface(device.interface.ifname))):
+                apply(place, step)
+
     @contextmanager
-    def _place(self, netns_fd: int | None) -> Iterator[Place]:
-        if netns_fd is None:
-            yield Place(self._node())
-            return
-        with _inside(netns_fd) as pod:
-            yield Place(self._node(), pod, netns_fd)
+    def _place(self, device: Device, netns_fd: int | None) -> Iterator[Place]:
+        segment = device.segment()
+        with ExitStack() as stack:
+            stack.enter_context(self._segments.held({segment} if segment else ()))
+            pod = None if netns_fd is None else stack.enter_context(_inside(netns_fd))
+            yield Place(self._node(), pod, -1 if netns_fd is None else netns_fd, self._underlay, self._view)
 
     # -- default routes (NPWG 1.3, 4.1.2.1.9: the implementation edits the routes) --------------------------------
 
@@ -202,8 +222,17 @@ def _inside(netns_fd: int) -> Iterator[rtnl.Socket]:
         pod.close()
 
 
-def _read(place: Place, device: Device, want: Interface) -> Have:
-    facts = {what: read(place, what) for what in (*device.reads(), *interface.reads(want))}
+def _plan(device: Device, want: Interface, have: Have) -> tuple[Step, ...]:
+    return (
+        *device.plan(want, have),
+        *interface.plan(want, have),
+        *shaping.plan(want, have, device.host_end()),
+    )
+
+
+def _read(place: Place, device: Device, want: Interface, besides: tuple[Read, ...] = ()) -> Have:
+    wanted = (*device.reads(), *interface.reads(want), *shaping.reads(want, device.host_end()), *besides)
+    facts = {what: read(place, what) for what in wanted}
     if place.pod is None:
         return Have(facts=facts)
     message = message_of(place.pod, f"link {want.ifname}", {}, [("IFLA_IFNAME", want.ifname)])

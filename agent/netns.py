@@ -74,17 +74,24 @@ def is_namespace(fd: int) -> bool:
 
 
 @contextmanager
+def own() -> Iterator[int]:
+    """Yield a descriptor of the namespace that this thread works in."""
+    fd = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def entered(fd: int) -> Iterator[None]:
     """Run the body of a `with` in the namespace; this thread only."""
-    own = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with own() as back:
         _setns(fd)
         try:
             yield
         finally:
-            _return(own)
-    finally:
-        os.close(own)
+            _return(back)
 
 
 def netlink_socket(fd: int) -> socket.socket:

@@ -1,7 +1,8 @@
 """Pure: reading the options of a device. Every refusal is a CNIError that names key and value (SPEC 1.1.0 §5).
 
 Options are named as in the plugin that the device replaces; those that every device has are read here as well:
-`mtu`, `mac`, `ipam` as everywhere in CNI; `sysctl`, `promisc`, `allmulti`, `txQLen` as in the plugin `tuning`.
+`mtu`, `mac`, `ipam` as everywhere in CNI; `sysctl`, `promisc`, `allmulti`, `txQLen` as in the plugin `tuning`;
+`ingressRate`, `ingressBurst`, `egressRate`, `egressBurst` as in the plugin `bandwidth`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.links import Attributes, Interface
+from agent.links import Attributes, Bandwidth, Interface, Rate
 from agent.model import Key
 from cni import errors
 
 MIN_MTU, MAX_MTU = 68, 65535
 MAX_QUEUE = 1 << 20  # packets
+MIN_RATE = 8  # bits a second: the kernel counts in bytes
+MAX_RATE, MAX_BURST = (1 << 64) - 1, (((1 << 32) - 1) << 3) - 1  # bits; the reference's uint64, and its 4 GB
 
 _MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
 _BAD_NAME = re.compile(r"[\s/:]")
 _SYSCTL = re.compile(r"net\.[A-Za-z0-9_.\-/]+")
 _UP = {"up": True, "down": False}
+_BANDWIDTH = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ def interface(call: Call, *, own_mac: bool = True) -> Interface:
         promiscuous=optional_flag(config, "promisc"),
         all_multicast=optional_flag(config, "allmulti"),
         transmit_queue=whole(config, "txQLen", 1, MAX_QUEUE),
+        bandwidth=bandwidth(call),
     )
 
 
@@ -106,10 +111,29 @@ def sysctls(call: Call) -> tuple[tuple[str, str], ...]:
     return tuple((_sysctl_path(name, call.key.ifname), _sysctl_value(name, value)) for name, value in wanted.items())
 
 
+def bandwidth(call: Call) -> Bandwidth | None:
+    """What was asked for: runtimeConfig.bandwidth beats the configuration's own four keys. None: nothing ever can be.
+
+    Raises CNIError 7 as the plugin `bandwidth` does, and for what the kernel could not do.
+    """
+    refuse(call.config, ("shapedSubnets", "unshapedSubnets"), "everything is shaped")
+    runtime, declared = _object(call.config, "runtimeConfig"), _object(call.config, "capabilities").get("bandwidth")
+    source = call.config if runtime.get("bandwidth") is None else _object(runtime, "bandwidth")
+    said = source is not call.config or any(source.get(key) is not None for key in _BANDWIDTH)
+    if not said and not declared:
+        return None
+    return replace(companion(call.key), ingress=_rate(source, "ingress"), egress=_rate(source, "egress"), said=said)
+
+
+def companion(key: Key) -> Bandwidth:
+    """Return what is known of any attachment's bandwidth: which link it may have left besides."""
+    return Bandwidth(host_name(key, "hni"), derived_mac(key, "companion"), said=False)
+
+
 def link_name(config: Mapping[str, Any], key: str, default: str = "") -> str:
-    """Return an interface name. Raises CNIError 7 where it is none; "" only where `default` is."""
+    """Return an interface name. Raises CNIError 7 where it is none, or there is neither one nor a default."""
     value = config.get(key) or default
-    good = isinstance(value, str) and len(value.encode()) <= 15 and value not in (".", "..")
+    good = isinstance(value, str) and 0 < len(value.encode()) <= 15 and value not in (".", "..")
     if not good or _BAD_NAME.search(value):
         raise invalid(key, value, "must be an interface name of at most 15 bytes")
     return str(value)
@@ -180,6 +204,21 @@ def _link_state(call: Call) -> bool:
     if value not in _UP:
         raise invalid("linkState", value, "must be up or down")
     return _UP[value]
+
+
+def _rate(source: Mapping[str, Any], direction: str) -> Rate | None:
+    rate_key, burst_key = f"{direction}Rate", f"{direction}Burst"
+    rate = whole(source, rate_key, 0, MAX_RATE) or 0
+    burst = whole(source, burst_key, 0, MAX_BURST) or 0
+    if not rate and not burst:
+        return None
+    if not burst:
+        raise invalid(burst_key, source.get(burst_key), f"must be set where {rate_key} is")
+    if not rate:
+        raise invalid(rate_key, source.get(rate_key), f"must be set where {burst_key} is")
+    if rate < MIN_RATE:
+        raise invalid(rate_key, rate, f"must be at least {MIN_RATE} bits a second")
+    return Rate(rate, burst)
 
 
 def _sysctl_path(name: str, ifname: str) -> str:

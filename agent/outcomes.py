@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from agent.model import Outcome, PodUID
@@ -41,6 +41,7 @@ class Outcomes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._published = threading.Condition(self._lock)
         self._latest: dict[PodUID, Outcome] = {}
         self._listeners: set[Listener] = set()
 
@@ -53,6 +54,18 @@ class Outcomes:
                 self._latest[outcome.pod.uid] = outcome
             for listener in self._listeners:
                 listener.tell(outcome)
+            self._published.notify_all()
+
+    def wait_for(self, uid: PodUID, holds: Callable[[Outcome | None], bool], timeout_s: float) -> Outcome | None:
+        """Wait until something holds of the pod's latest outcome, and return that; None after `timeout_s` seconds."""
+        with self._published:
+            is_in_time = self._published.wait_for(lambda: holds(self._latest.get(uid)), timeout_s)
+            return self._latest.get(uid) if is_in_time else None
+
+    def is_watched(self) -> bool:
+        """Whether a controller listens."""
+        with self._lock:
+            return bool(self._listeners)
 
     def latest(self) -> tuple[Outcome, ...]:
         with self._lock:

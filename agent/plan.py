@@ -4,7 +4,8 @@ Rules
 1. Removals come before additions; additions are in the order of the annotation.
 2. Elements with `interface` are matched first. One without is matched to what was attached for an equal element
    before, oldest first; else it gets the first free `net<n>`.
-3. A changed element of the same interface name is a replacement: detach, then attach.
+3. A changed element of the same interface name is an update where the change can be made in place (agent.update),
+   else a replacement: detach, then attach.
 4. Half-made attachments (phase ADDING), and those whose link is gone from the pod, are removed first and then made
    anew where they are wanted.
 5. A name that another attachment of the pod holds is not taken from it: the later wish waits.
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.model import ContainerID, Desired, Hold, Origin, Phase, Record, State, Wanted
+from agent.update import in_place
 from cni import multinet
 
 INTERFACE_EXISTS = "InterfaceExists"
@@ -41,6 +43,15 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """Attached, and to be changed in place."""
+
+    position: int
+    wanted: Wanted
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
 class Withhold:
     """Not attached now, for a reason that is known without trying."""
 
@@ -55,9 +66,11 @@ class Plan:
     keep: tuple[Keep, ...]
     attach: tuple[Attach, ...]
     withhold: tuple[Withhold, ...]
+    update: tuple[Update, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"detach {record.key.ifname}" for record in self.detach]
+        parts += [f"update {step.record.key.ifname}" for step in self.update]
         parts += [f"attach {step.ifname} to {step.wanted.selection.network}" for step in self.attach]
         parts += [f"withhold {step.wanted.selection.network}: {step.hold.reason}" for step in self.withhold]
         return ", ".join(parts) or "nothing to do"
@@ -79,16 +92,19 @@ def plan(
     whole = [one for one in mine if one.key.container_id == sandbox and one.phase is Phase.ATTACHED]
     usable = [one for one in whole if not _is_lost(one, links)]
     keep = () if desired.ended else tuple(_matches(desired.attachments, usable))
+    update = () if desired.ended else tuple(_updates(desired.attachments, usable, keep))
     asked = {wanted.selection.interface for wanted in desired.attachments}
     spared = set() if desired.ended else set(desired.keep) - asked
-    kept = {step.record.key for step in keep} | {one.key for one in usable if one.key.ifname in spared}
+    staying = {step.record.key for step in keep} | {step.record.key for step in update}
+    kept = staying | {one.key for one in usable if one.key.ifname in spared}
     detach = tuple(record for record in mine if record.key not in kept)
     if desired.ended or sandbox is None:
         return Plan(detach, (), (), ())
     leaving = {one.key.ifname for one in detach if one.key.container_id == sandbox and not _is_displaced(one, links)}
     taken = {record.key.ifname for record in records if record.key.container_id == sandbox} | set(links or ())
-    attach, withhold = _additions(desired.attachments, {step.position for step in keep}, taken - leaving)
-    return Plan(detach, keep, attach, withhold)
+    served = {step.position for step in keep} | {step.position for step in update}
+    attach, withhold = _additions(desired.attachments, served, taken - leaving)
+    return Plan(detach, keep, attach, withhold, update)
 
 
 def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep]:
@@ -100,6 +116,25 @@ def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep
         if found is not None:
             free.remove(found)
             yield Keep(position, found)
+
+
+def _updates(wishes: Collection[Wanted], records: list[Record], keep: Collection[Keep]) -> Iterator[Update]:
+    """Pair each wish that nothing fulfils with what can become it in place (rule 3)."""
+    served = {step.position for step in keep}
+    free = [record for record in records if record.key not in {step.record.key for step in keep}]
+    for position, wanted in enumerate(wishes):
+        if position in served:
+            continue
+        found = next((record for record in free if _is_of(record, wanted) and in_place(record, wanted)), None)
+        if found is not None:
+            free.remove(found)
+            yield Update(position, wanted, found)
+
+
+def _is_of(record: Record, wanted: Wanted) -> bool:
+    """Whether wish and record are about one interface: of one name, or of none that was asked for."""
+    name = wanted.selection.interface
+    return name == record.key.ifname if name else not json.loads(record.element).get("interface")
 
 
 def _is_lost(record: Record, links: Mapping[str, int] | None) -> bool:

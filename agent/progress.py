@@ -45,6 +45,7 @@ class Progress:
                 withheld.wanted.selection.interface, reason=hold.reason, message=hold.message,
             )  # fmt: skip
         self.present.update(_name(record) for record in plan.detach)
+        self.present.update(_name(step.record) for step in plan.update)
 
     def attached(self, position: int, record: Record) -> None:
         self.present.add(_name(record))

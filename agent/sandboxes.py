@@ -3,12 +3,16 @@
 Asked of the container runtime over CRI; where that is away, the calls that our own CNI server took say it too.
 What was found is kept for as long as the namespace is there: a sandbox that is stopped loses its namespace, so the
 check is one `stat`, and a pod that is edited again costs no call.
+
+Where we are in the chain of the pod's own network (agent.primary), the runtime's calls say when a sandbox begins and
+ends: it is not listed yet then, or is listed still.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -16,6 +20,7 @@ from agent import cri, netns
 from agent.journal import Journal
 from agent.model import ContainerID, Namespace, NotReady, Origin, Pod, PodUID, Refused
 
+LEAVING_S = 600.0  # how long a sandbox that was ended may still be listed as living
 HOST_NETWORK = "the pod uses the node's own network, which is never changed"
 
 log = logging.getLogger(__name__)
@@ -34,9 +39,24 @@ class Sandboxes:
         self._runtime = runtime
         self._journal = journal
         self._view = view
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._known: dict[PodUID, Sandbox] = {}
         self._host_network: set[ContainerID] = set()
+        self._leaving: dict[ContainerID, float] = {}  # since when
+
+    def begin(self, uid: PodUID, sandbox: Sandbox) -> None:
+        """Take note of a sandbox that the runtime is making for the pod."""
+        with self._lock:
+            self._leaving.pop(sandbox.id, None)
+            self._known[uid] = sandbox
+
+    def end(self, container_id: ContainerID) -> None:
+        """Take note of a sandbox that the runtime is taking down: it is nobody's any more."""
+        now = time.monotonic()
+        with self._lock:
+            recent = {one: since for one, since in self._leaving.items() if now - since < LEAVING_S}
+            self._leaving = {**recent, container_id: now}
+            self._known = {uid: one for uid, one in self._known.items() if one.id != container_id}
 
     def of(self, pod: Pod) -> Sandbox | None:
         """Return the pod's living sandbox; None while it has none.
@@ -47,7 +67,8 @@ class Sandboxes:
             known = self._known.get(pod.uid)
         if known is not None and self._view.still_there(known.namespace):
             return known
-        return self._look_up(pod.uid)
+        found = self._look_up(pod.uid)
+        return None if found is None or self._is_leaving(found.id) else found
 
     def known(self, uid: PodUID) -> str:
         """Return the ID of the sandbox that was last seen living for the pod, "" for none; asks nobody."""
@@ -100,16 +121,20 @@ class Sandboxes:
     def _learn(self, uid: PodUID, listed: Collection[cri.Sandbox]) -> Sandbox | None:
         assert self._runtime is not None
         current = cri.current(listed, uid)
-        if current is None:
+        if current is None or self._is_leaving(current.id):
             return None
         path = self._runtime.netns(current.id)
         if not path and cri.current(self._runtime.sandboxes(), uid) != current:
             return None  # no path because it is gone, not because it has none
         found = self._open(current.id, path)
-        if found is not None:
-            with self._lock:
+        with self._lock:
+            if found is not None and not self._is_leaving(found.id):
                 self._known[uid] = found
         return found
+
+    def _is_leaving(self, container_id: ContainerID) -> bool:
+        with self._lock:
+            return time.monotonic() - self._leaving.get(container_id, -LEAVING_S) < LEAVING_S
 
     def _of_calls(self, uid: PodUID) -> Sandbox | None:
         for record in reversed(self._journal.of_pod(uid)):

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from controller import kube, metrics, policy
-from controller.agents import Agents
+from controller.agents import Agents, Listeners
 from controller.follow import Follower
 from controller.reconcile import Reconciler
+from controller.underlay import Surveyor
 
 STOP_S = 5.0  # for what is under way; the kubelet gives 30
 
@@ -46,12 +47,17 @@ class Node:
         reconciler = Reconciler(self._name, api, self._agents, _policy(arguments.policy), metrics.Meter())
         pods = Follower(api, kube.pods_of(self._name), reconciler.pods, _restarted)
         networks = Follower(api, kube.NETWORKS, reconciler.networks, _restarted)
+        surveyor = Surveyor(self._name, self._agents)
+        nodes = Follower(api, kube.NODES, surveyor.nodes, _restarted)
+        listeners = Listeners(reconciler, surveyor)
         self._threads = [
             self._thread("pods", lambda: pods.run(self._stop)),
             self._thread("networks", lambda: networks.run(self._stop)),
-            self._thread("agent", lambda: self._agents.follow(reconciler, self._stop)),
+            self._thread("nodes", lambda: nodes.run(self._stop)),
+            self._thread("agent", lambda: self._agents.follow(listeners, self._stop)),
         ]
         self._reconciler = reconciler
+        self._surveyor = surveyor
         if arguments.metrics_address:
             metrics.QUEUE.set_function(reconciler.depth)
             metrics.serve(arguments.metrics_address, self._dead, reconciler.waiting_for)
@@ -62,6 +68,7 @@ class Node:
             signal.signal(number, lambda *_: self._stop.set())
         for thread in self._threads:
             thread.start()
+        self._surveyor.start()
         while not self._is_listed() and not self._stop.wait(0.02):
             pass
         if not self._stop.is_set():
@@ -70,6 +77,7 @@ class Node:
         self._stop.wait()
         log.info("stopping: what is under way is finished")
         self._reconciler.close(STOP_S)
+        self._surveyor.close(STOP_S)
         self._agents.close()
 
     def _is_listed(self) -> bool:
@@ -77,7 +85,7 @@ class Node:
 
     def _dead(self) -> tuple[str, ...]:
         dead = [f"thread {thread.name} died" for thread in self._threads if thread.ident and not thread.is_alive()]
-        return (*dead, *self._reconciler.dead())
+        return (*dead, *self._reconciler.dead(), *self._surveyor.dead())
 
     @staticmethod
     def _thread(name: str, run: Callable[[], None]) -> threading.Thread:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
@@ -19,6 +19,7 @@ from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from controller.desired import Attachment, Desired
 from controller.model import Outcome, PodRef, PodUID, Progress, State
+from controller.nodes import Underlay
 from controller.watch import Backoff
 from controller.workers import Unavailable
 
@@ -53,6 +54,26 @@ class Listener(Protocol):
     def lost(self) -> None: ...
 
 
+class Listeners:
+    """Several that want to know."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def synced(self, outcomes: Iterable[Outcome]) -> None:
+        known = tuple(outcomes)
+        for one in self._listeners:
+            one.synced(known)
+
+    def told(self, outcome: Outcome) -> None:
+        for one in self._listeners:
+            one.told(outcome)
+
+    def lost(self) -> None:
+        for one in self._listeners:
+            one.lost()
+
+
 class Agents:
     """One agent's client; safe for many threads."""
 
@@ -65,11 +86,16 @@ class Agents:
         """Replace the pod's desired set."""
         attachments = [_attachment(one) for one in wish.attachments]
         request = api.ApplyRequest(pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep)
-        self._send(request)
+        self._send(self._stub.Apply, request)
 
     def end(self, ref: PodRef) -> None:
         """Have everything of the pod detached, and the pod forgotten."""
-        self._send(api.ApplyRequest(pod=_pod(ref), ended=True))
+        self._send(self._stub.Apply, api.ApplyRequest(pod=_pod(ref), ended=True))
+
+    def set_underlay(self, told: Underlay) -> None:
+        """Tell what the nodes' addresses are."""
+        peers = [api.Peer(node=name, address=address) for name, address in told.peers.items()]
+        self._send(self._stub.SetUnderlay, api.SetUnderlayRequest(address=told.address, peers=peers))
 
     def follow(self, listener: Listener, stop: threading.Event) -> None:
         """Tell the listener whatever the agent says, until `stop`."""
@@ -100,9 +126,9 @@ class Agents:
                 known.append(_outcome(message))
             yield
 
-    def _send(self, request: Any) -> None:
+    def _send(self, call: Callable[..., Any], request: Any) -> None:
         try:
-            self._stub.Apply(request, timeout=DEADLINE_S)
+            call(request, timeout=DEADLINE_S)
         except grpc.RpcError as problem:
             raise Unavailable(f"agent {self._target}: {_text(problem)}") from None
 

@@ -31,6 +31,7 @@ from cni import jsontext
 from controller import follow, watch
 from controller.follow import Resource
 from controller.model import Event, Network, Pod, PodRef, network_from, pod_from
+from controller.nodes import Node, node_from
 from controller.patch import Operation
 from controller.reconcile import Conflict, Gone
 from controller.workers import Unavailable
@@ -57,6 +58,7 @@ def pods_of(node: str) -> Resource[Pod]:
 
 
 NETWORKS: Resource[Network] = Resource("/apis/k8s.cni.cncf.io/v1/network-attachment-definitions", network_from)
+NODES: Resource[Node] = Resource("/api/v1/nodes", node_from)
 
 
 class ConfigurationError(ValueError):

@@ -7,7 +7,8 @@ Rules
 1. Without isolation every pod may use every NetworkAttachmentDefinition.
 2. With it, a pod may use those of its own namespace and of the global ones; the global ones are `default` unless
    they are named.
-3. A key that is not known is an error: a typo must not open the cluster.
+3. A key that is not known is an error: a typo must not open the cluster. `rules` is the agent's part of the same
+   file (agent.policy): what a network may make of the node.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def parse(text: str) -> Policy:
         return Policy()
     if not isinstance(document, dict):
         raise PolicyError("not a mapping of keys to values")
-    if unknown := sorted(set(document) - {"namespaceIsolation", "globalNamespaces"}, key=str):
+    if unknown := sorted(set(document) - {"namespaceIsolation", "globalNamespaces", "rules"}, key=str):
         raise PolicyError(f"unknown key {unknown[0]!r}")
     isolated = document.get("namespaceIsolation", False)
     if not isinstance(isolated, bool):

@@ -54,6 +54,11 @@ class AgentStub:
                 request_serializer=agent_dot_api_dot_agent__pb2.HealthRequest.SerializeToString,
                 response_deserializer=agent_dot_api_dot_agent__pb2.HealthResponse.FromString,
                 _registered_method=True)
+        self.SetUnderlay = channel.unary_unary(
+                '/hotnic.agent.v1.Agent/SetUnderlay',
+                request_serializer=agent_dot_api_dot_agent__pb2.SetUnderlayRequest.SerializeToString,
+                response_deserializer=agent_dot_api_dot_agent__pb2.SetUnderlayResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -88,6 +93,14 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetUnderlay(self, request, context):
+        """Tells the addresses of the cluster's nodes, by which networks of device `overlay` reach each other. Replaces
+        whatever was told before, and counts until something else is told, over restarts too. Answers once persisted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Health,
                     request_deserializer=agent_dot_api_dot_agent__pb2.HealthRequest.FromString,
                     response_serializer=agent_dot_api_dot_agent__pb2.HealthResponse.SerializeToString,
+            ),
+            'SetUnderlay': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUnderlay,
+                    request_deserializer=agent_dot_api_dot_agent__pb2.SetUnderlayRequest.FromString,
+                    response_serializer=agent_dot_api_dot_agent__pb2.SetUnderlayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +238,33 @@ class Agent:
             '/hotnic.agent.v1.Agent/Health',
             agent_dot_api_dot_agent__pb2.HealthRequest.SerializeToString,
             agent_dot_api_dot_agent__pb2.HealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUnderlay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotnic.agent.v1.Agent/SetUnderlay',
+            agent_dot_api_dot_agent__pb2.SetUnderlayRequest.SerializeToString,
+            agent_dot_api_dot_agent__pb2.SetUnderlayResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,14 +1,14 @@
 """Pure: a veth pair, one end in the pod and one on the node: what several devices are made of.
 
-The host end is known by its derived name, and is proven ours by its derived MAC, which no pod can change. The pod may
-rename its end and change that one's MAC; removing the host end removes both.
+The host end is known by its name, derived where none is asked for, and is proven ours by its derived MAC, which no pod
+can change. The pod may rename its end and change that one's MAC; removing the host end removes both.
 """
 
 from __future__ import annotations
 
 from agent import options
 from agent.devices.contract import name_taken
-from agent.links import POD, Attributes, Create, Have, Interface, Link, NamedLink, Read, Remove, Step
+from agent.links import POD, Attributes, Change, Create, Have, Interface, Link, NamedLink, Read, Remove, Step
 from agent.model import Key
 from cni import errors
 
@@ -16,9 +16,9 @@ from cni import errors
 class Pair:
     """The pair of one attachment."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, host_name: str = "") -> None:
         self._ifname = key.ifname
-        self.host_name = options.host_name(key)
+        self.host_name = host_name or options.host_name(key)
         self._host_mac = options.derived_mac(key, "host")
 
     def reads(self) -> tuple[Read, ...]:
@@ -51,6 +51,14 @@ class Pair:
             attributes=(("IFLA_ADDRESS", self._host_mac), *host, *options.mtu_attribute(mtu)),
             up=True,
         )
+
+    def repair(self, want: Interface, have: Have) -> tuple[Step, ...]:
+        """The host end of a pair that is there: its MTU, and that it is up. The other end is agent.interface's."""
+        host = self.host(have)
+        if host is None:
+            return ()
+        changed = options.mtu_attribute(want.mtu if host.mtu != want.mtu else None)
+        return () if host.up and not changed else (Change(host.name, attributes=changed, up=True),)
 
     def removal(self, have: Have) -> tuple[Step, ...]:
         host = self.host(have)

@@ -75,6 +75,10 @@ class Plugin:
         env = {"CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_IFNAME": ifname, "CNI_NETNS": self.netns}
         return self.native(command, env, {**self.config, **config}, 10.0)
 
+    def update(self, before: Mapping[str, Any], ifname: str = "net1", **config: Any):
+        env = {"CNI_CONTAINERID": CONTAINER, "CNI_IFNAME": ifname, "CNI_NETNS": self.netns}
+        return self.native.update(env, {**self.config, **config}, 10.0, before)
+
 
 def ping(path: str, address: str, *options: str) -> None:
     """One answer within three tries, or the test fails."""

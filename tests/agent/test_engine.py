@@ -114,6 +114,14 @@ class FakeAttachments:
         self.journal.update(record, durable=False)
         return record
 
+    def update(self, step):
+        if problem := self.world.fails.get(f"update {step.record.key.ifname}"):
+            raise problem
+        record = replace(step.record, element=element(step.wanted))
+        self.world.done.append(f"~{record.key.ifname}")
+        self.journal.update(record, durable=False)
+        return record
+
     def detach(self, record):
         if problem := self.world.fails.get(f"del {record.key.ifname}"):
             raise problem
@@ -199,6 +207,34 @@ def test_what_is_no_longer_wanted_is_detached_and_released(story):
     assert story.settled("r3").released == ("x1 ns/a",)  # of that network; x1 is another's now
 
 
+OURS = '{"cniVersion": "1.1.0", "type": "hotnic", "device": "bridge", "capabilities": {"mac": true}}'
+
+
+def with_mac(mac: str) -> Wanted:
+    return Wanted(multinet.Selection("ns", "a", interface="x1", mac=mac), OURS)
+
+
+def test_a_change_that_can_be_made_in_place_detaches_nothing(story):
+    story.apply("r1", with_mac("02:00:00:00:00:01"))
+    story.settled("r1")
+    story.apply("r2", with_mac("02:00:00:00:00:02"))
+    outcome = story.settled("r2")
+    assert (states(outcome), outcome.released) == ([("x1", "Attached", "")], ())
+    assert story.world.done == ["+x1", "~x1"]
+    story.apply("r3", with_mac("02:00:00:00:00:02"))
+    story.settled("r3")
+    assert story.world.done == ["+x1", "~x1"]
+
+
+def test_a_change_in_place_that_fails_becomes_a_replacement(story):
+    story.apply("r1", with_mac("02:00:00:00:00:01"))
+    story.settled("r1")
+    story.world.fails["update x1"] = NotReady("PluginFailed", "the kernel says no")
+    story.apply("r2", with_mac("02:00:00:00:00:02"))
+    assert states(story.settled("r2")) == [("x1", "Attached", "")]
+    assert story.world.done == ["+x1", "-x1", "+x1"]
+
+
 def test_the_failure_of_one_is_its_own_and_is_retried_until_it_works(story):
     story.world.fails["x1"] = NotReady("TryAgainLater", "pool is empty")
     story.apply("r1", wish("a", "x1"), wish("b", "x2"))
@@ -255,6 +291,17 @@ def test_a_freed_network_wakes_who_waits_for_it(story):
     begun = time.monotonic()
     story.apply("r2")
     story.outcome(lambda one: states(one) == [("y1", "Attached", "")], other)
+    assert time.monotonic() - begun < 1
+
+
+def test_what_waits_is_tried_at_once_when_the_engine_is_told_to(story):
+    story.world.fails["x1"] = NotReady("TryAgainLater", "the nodes' addresses are not known yet")
+    story.apply("r1", wish("a", "x1"))
+    story.outcome(lambda one: one.attachments and one.attachments[0].attempts >= 4)  # its waiting has grown
+    del story.world.fails["x1"]
+    begun = time.monotonic()
+    story.engine.retry()
+    story.outcome(lambda one: states(one) == [("x1", "Attached", "")])
     assert time.monotonic() - begun < 1
 
 
@@ -324,6 +371,18 @@ def test_an_ended_pod_is_detached_and_forgotten(story):
     assert story.outcome(lambda one: one.forgotten).attachments == ()
     assert (story.journal.pods(), story.journal.records()) == ((), ())
     assert story.outcomes.latest() == ()
+
+
+def test_an_ended_pod_is_forgotten_before_the_runtime_has_removed_its_own_attachment(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    key = Key(SANDBOX.id, "eth0")
+    own = Record(key, Origin.RUNTIME, Phase.ATTACHED, "", "", "{}", SANDBOX.namespace, POD)
+    story.journal.begin(own, durable=False)
+    story.apply("end", ended=True)
+    story.outcome(lambda one: one.forgotten)
+    assert story.journal.pods() == ()
+    assert [record.key for record in story.journal.records()] == [key]
 
 
 def test_a_pod_that_never_was_ends_at_once(story):

@@ -5,7 +5,7 @@ import json
 import grpc
 import pytest
 
-from agent import grpc_server
+from agent import grpc_server, underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from agent.model import AttachmentOutcome, Hold, Outcome, Pod, PodUID, State
@@ -17,7 +17,7 @@ ELEMENT = json.dumps({"name": "blue", "namespace": "ns", "interface": "net1"})
 
 class Engine:
     def __init__(self) -> None:
-        self.applied, self.ready = [], False
+        self.applied, self.told, self.ready = [], [], False
 
     def apply(self, desired):
         self.applied.append(desired)
@@ -29,7 +29,7 @@ class Engine:
 @pytest.fixture
 def served(tmp_path):
     engine, outcomes = Engine(), Outcomes()
-    servicer = grpc_server.Servicer(engine, outcomes, lambda: ("container runtime: away",), "1.2.3")
+    servicer = grpc_server.Servicer(engine, outcomes, engine.told.append, lambda: ("container runtime: away",), "1.2.3")
     server = grpc_server.serve(servicer, tmp_path)
     with grpc.insecure_channel(f"unix://{tmp_path}/agent.sock") as channel:
         yield engine, outcomes, agent_pb2_grpc.AgentStub(channel), tmp_path
@@ -107,6 +107,32 @@ def test_list_and_health(served):
     assert [one.revision for one in stub.List(api.ListRequest(), timeout=5).outcomes] == ["r1"]
     health = stub.Health(api.HealthRequest(), timeout=5)
     assert (health.ready, list(health.waiting_for), health.version) == (False, ["container runtime: away"], "1.2.3")
+
+
+def test_the_underlay_arrives_as_it_was_told(served):
+    engine, _, stub, _ = served
+    peers = [api.Peer(node="n3", address="192.0.2.3"), api.Peer(node="n2", address="192.0.2.2")]
+    stub.SetUnderlay(api.SetUnderlayRequest(address="192.0.2.1", peers=peers), timeout=5)
+    assert engine.told == [underlay.told("192.0.2.1", {"n2": "192.0.2.2", "n3": "192.0.2.3"})]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "named"),
+    [
+        ("", "192.0.2.2", "address=''"),
+        ("192.0.2.1", "no.host", "peer n2"),
+        ("192.0.2.1", "2001:db8::2", "n2"),
+        ("224.0.0.1", "192.0.2.2", "224.0.0.1"),
+        ("fe80::1", "fe80::2", "fe80::1"),
+    ],
+)
+def test_an_underlay_that_no_tunnel_could_use_is_refused_and_named(served, own, other, named):
+    engine, _, stub, _ = served
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.SetUnderlay(api.SetUnderlayRequest(address=own, peers=[api.Peer(node="n2", address=other)]), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert named in caught.value.details()
+    assert engine.told == []
 
 
 def test_the_socket_is_for_root_only(served):

@@ -230,3 +230,34 @@ def test_an_ipv6_address_is_given_where_ipv6_is_off(pod_netns):
         ipaddress.ip_address(one["local"]) for entry in shown for one in entry.get("addr_info", []) if "local" in one
     ]
     assert ipaddress.ip_address("fd00:9::5") in found
+
+
+def test_mac_mtu_addresses_and_state_change_in_place(pod_netns):
+    first = {"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.5/24"}, {"address": "10.9.0.6/24"}]}
+    second = {"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.6/24"}, {"address": "fd00:9::5/64"}]}
+    ipam = FakeIPAM(first)
+    plugin = Plugin(pod_netns, ipam, ipam={"type": "static"})
+    before = plugin("ADD")
+    index = link("net1", pod_netns)["ifindex"]
+    ip("addr", "add", "10.99.0.1/24", "dev", "net1", netns=pod_netns)
+    ipam.answer = second
+    wishes = {"runtimeConfig": {"mac": "02:11:22:33:44:55"}, "args": {"cni": {"mtu": 1300}}}
+    after = plugin.update(before, **wishes)
+    now = link("net1", pod_netns)
+    assert (now["ifindex"], now["address"], now["mtu"]) == (index, "02:11:22:33:44:55", 1300)
+    assert link(options.host_name(Key(ContainerID(CONTAINER), "net1")))["mtu"] == 1300
+    shown = ip("addr", "show", "dev", "net1", netns=pod_netns)[0]["addr_info"]
+    addresses = {f"{one['local']}/{one['prefixlen']}" for one in shown if one["scope"] == "global"}
+    assert addresses == {"10.9.0.6/24", "10.99.0.1/24", "fd00:9::5/64"}  # another's address stays
+    assert (after["interfaces"][2]["mac"], after["interfaces"][2]["mtu"]) == ("02:11:22:33:44:55", 1300)
+    plugin.update(after, args={"cni": {"linkState": "down"}})
+    assert "UP" not in link("net1", pod_netns)["flags"]
+
+
+def test_what_is_gone_cannot_be_updated(pod_netns):
+    plugin = Plugin(pod_netns)
+    before = plugin("ADD")
+    ip("link", "del", "net1", netns=pod_netns)
+    with pytest.raises(errors.CNIError, match="net1 is gone"):
+        plugin.update(before)
+    assert link("net1", pod_netns) is None

@@ -8,7 +8,7 @@ import pytest
 from agent import cri, netns
 from agent.journal import Journal
 from agent.model import ContainerID, Key, Namespace, NotReady, Origin, Phase, Pod, PodUID, Record, Refused
-from agent.sandboxes import Sandboxes
+from agent.sandboxes import Sandbox, Sandboxes
 
 POD = Pod(PodUID("u1"), "ns", "p1")
 
@@ -126,3 +126,41 @@ def test_a_refresh_learns_all_and_names_the_living(runtime, sandboxes, tmp_path)
     assert (sandboxes.known(POD.uid), sandboxes.known(PodUID("u2")), sandboxes.known(PodUID("u3"))) == ("a", "", "")
     runtime.away = True
     assert sandboxes.refresh() is None
+
+
+def begun(tmp_path, name: str) -> Sandbox:
+    path = file(tmp_path, name)
+    with open(path, "rb") as opened:  # noqa: PTH123 only a descriptor that can be looked at
+        return Sandbox(ContainerID(name), netns.identify(opened.fileno(), path))
+
+
+def test_a_sandbox_that_the_runtime_is_making_is_the_pods_before_it_is_listed(runtime, sandboxes, tmp_path):
+    runtime.run("old", file(tmp_path, "old"))
+    assert sandboxes.of(POD).id == "old"
+    new = begun(tmp_path, "new")
+    sandboxes.begin(POD.uid, new)
+    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (new, "new")
+    sandboxes.refresh()
+    (tmp_path / "new").unlink()  # it came to nothing
+    assert sandboxes.of(POD).id == "old"
+
+
+def test_a_sandbox_that_the_runtime_takes_down_is_nobodys_though_it_is_listed(runtime, sandboxes, tmp_path):
+    runtime.run("s1", file(tmp_path, "s1"))
+    assert sandboxes.of(POD).id == "s1"
+    sandboxes.end(ContainerID("s1"))
+    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (None, "")
+    sandboxes.refresh()
+    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (None, "")
+    sandboxes.begin(POD.uid, begun(tmp_path, "s1"))  # a caller may use an ID again
+    assert sandboxes.of(POD).id == "s1"
+
+
+def test_a_sandbox_that_is_taken_down_is_not_found_by_our_own_calls_either(journal, tmp_path):
+    alone = Sandboxes(None, journal, netns.View())
+    sandbox = begun(tmp_path, "s1")
+    key = Key(sandbox.id, "eth0")
+    journal.begin(Record(key, Origin.RUNTIME, Phase.ATTACHED, "", "", "{}", sandbox.namespace, POD), durable=False)
+    assert alone.of(POD) == sandbox
+    alone.end(sandbox.id)
+    assert alone.of(POD) is None

@@ -41,6 +41,7 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         self.failures: dict[str, tuple[int, str, str]] = {}
         self.is_silent = False
         self.refuse: grpc.StatusCode | None = None
+        self.underlays: list[Any] = []
 
     def Apply(self, request: Any, context: Any) -> Any:
         if self.refuse is not None:
@@ -52,6 +53,12 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
             if not self.is_silent:
                 self._settle(request.pod.uid)
         return api.ApplyResponse()
+
+    def SetUnderlay(self, request: Any, context: Any) -> Any:
+        if self.refuse is not None:
+            context.abort(self.refuse, "as the test wants it")
+        self.underlays.append(request)
+        return api.SetUnderlayResponse()
 
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:
         news: queue.Queue[Any] = queue.Queue()

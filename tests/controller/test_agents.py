@@ -5,9 +5,10 @@ import grpc
 import pytest
 
 from agent.api import agent_pb2 as api
-from controller.agents import Agents
+from controller.agents import Agents, Listeners
 from controller.desired import Attachment, Desired, Hold
 from controller.model import PodRef, PodUID, State
+from controller.nodes import Underlay
 from controller.workers import Unavailable
 from tests.controller.fake_agent import FakeAgent, serving
 
@@ -120,3 +121,25 @@ def test_an_agent_that_comes_back_is_found_within_a_second(target, agents):
             assert time.monotonic() - started < 1.5
             agents.apply(REF, WISH)
             stop.set()
+
+
+def test_the_nodes_addresses_arrive_as_they_were_told(agents, target):
+    agent = FakeAgent()
+    with serving(agent, target):
+        agents.set_underlay(Underlay("192.0.2.1", {"n2": "192.0.2.2"}))
+        agent.refuse = grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(Unavailable, match="as the test wants it"):
+            agents.set_underlay(Underlay("", {}))
+    (request,) = agent.underlays
+    assert (request.address, [(peer.node, peer.address) for peer in request.peers]) == (
+        "192.0.2.1", [("n2", "192.0.2.2")],
+    )  # fmt: skip
+
+
+def test_several_listeners_hear_the_same():
+    ears = Listener(), Listener()
+    everybody = Listeners(*ears)
+    everybody.synced(iter(()))
+    everybody.told("outcome")
+    everybody.lost()
+    assert ears[0].calls == ears[1].calls == [("synced", []), ("told", "outcome"), ("lost", None)]

@@ -73,6 +73,14 @@ def test_a_port_that_was_moved_off_its_bridge_is_put_back():
     assert "not a port of bridge br0" in device.mismatches(device.interface, moved)[0]
 
 
+def test_a_host_end_that_is_down_or_has_another_mtu_is_mended():
+    down = have(BRIDGE, replace(PORT, up=False), POD)
+    assert plan(bridge(), down) == (Change(HOST, up=True),)
+    other = have(BRIDGE, replace(PORT, mtu=1500), POD)
+    assert plan(bridge(mtu=1400), other) == (Change(HOST, attributes=(("IFLA_MTU", 1400),), up=True),)
+    assert plan(bridge(), other) == ()
+
+
 @pytest.mark.parametrize(
     ("there", "named"),
     [

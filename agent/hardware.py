@@ -1,0 +1,196 @@
+"""Pure: links of the node that are lent to a pod and given back, and what is known of the devices behind them.
+
+What agent.devices may ask of them, and the steps that change them (as agent.links has it for all links).
+
+Rules
+1. A link that is taken bears a mark from before the first change of it until all is as it was: its alias. By that, or
+   by the device behind it and its permanent MAC, it is found again wherever it is, under whatever name.
+2. Indexes are good for one step only: a link may get another one whenever it moves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.links import Address, Link, Where
+
+USERSPACE_DRIVERS = frozenset({"vfio-pci", "uio_pci_generic", "igb_uio"})  # as the reference has it: no link there
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a link was before it was taken. None: not known, and left as it is."""
+
+    name: str
+    mac: str | None = None
+    mtu: int | None = None
+    queue: int | None = None  # packets
+    flags: int | None = None  # IFF_UP, IFF_PROMISC, IFF_ALLMULTI
+    alias: str = ""
+    bus: str = ""
+    device: str = ""  # the one behind the link, as its bus calls it
+    permanent: str = ""  # MAC
+
+    def note(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualFunction:
+    """What a card has set for one of its functions; as a wish: None is not said. Rates in Mbit/s."""
+
+    mac: str | None = None
+    vlan: int | None = None
+    qos: int | None = None
+    proto: int | None = None  # EtherType
+    min_rate: int | None = None
+    max_rate: int | None = None
+    spoofchk: bool | None = None
+    trust: bool | None = None
+    link_state: int | None = None  # IFLA_VF_LINK_STATE_*
+
+    def note(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def changes(self, have: VirtualFunction) -> VirtualFunction:
+        """Return what of this wish `have` is not; what belongs together comes together."""
+        differs = {name for name, value in self.note().items() if value is not None and value != getattr(have, name)}
+        differs = _together(differs)
+        whole = {name: getattr(have, name) if value is None else value for name, value in self.note().items()}
+        return VirtualFunction(**{name: whole[name] for name in differs})
+
+    def of(self, wish: VirtualFunction) -> VirtualFunction:
+        """Return what is here of all that the wish speaks of: what has to be set again when it ends."""
+        spoken_of = _together({name for name, value in wish.note().items() if value is not None})
+        return VirtualFunction(**{name: getattr(self, name) for name in spoken_of})
+
+
+def _together(names: set[str]) -> set[str]:
+    """Return the names with those that the kernel takes only together with them."""
+    groups = ({"vlan", "qos", "proto"}, {"min_rate", "max_rate"})
+    return names.union(*(group for group in groups if group & names))
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A virtual function: its card's link on the node, and its number there."""
+
+    card: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A device as /sys has it. `links` are (bus, device) as the links of it have them."""
+
+    links: tuple[tuple[str, str], ...]
+    driver: str = ""
+    card: tuple[tuple[str, str], ...] = ()  # of which it is a function; as `links`
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A link of the node that was chosen, and who uses it there."""
+
+    link: Link
+    state: State
+    users: tuple[str, ...] = ()  # links on top of it, and ports
+    addresses: frozenset[Address] = frozenset()
+    default_route: bool = False
+    function: Function | None = None
+    settings: VirtualFunction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was found for a choice: the device behind it, links on the node."""
+
+    hardware: Hardware | None = None
+    candidates: tuple[Candidate, ...] = ()
+
+
+# -- reads -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Known as a Selection. `key`: the option that says how the link is chosen."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A link that was taken, known as (Link, Where) or None: by its mark, or by the hardware where that is known."""
+
+    mark: str
+    bus: str = ""
+    device: str = ""
+    permanent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The device behind a link, known as Hardware; None where it is not there (any more)."""
+
+    bus: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Known as the VirtualFunction that the card has there; None where there is none."""
+
+    function: Function
+
+
+# -- steps -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Give a link of the node the alias by which it is found again."""
+
+    link: Link
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Move a link of the node into the pod, and give it its name there; one that is there already is renamed."""
+
+    link: Link
+    where: Where
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Move a link to the node, if it is not there, and make it what it was; its mark goes last."""
+
+    link: Link
+    where: Where
+    was: State
+
+
+@dataclass(frozen=True, slots=True)
+class SetFunction:
+    """Let the card set this of its function; what is None stays."""
+
+    function: Function
+    settings: VirtualFunction
+
+
+def remembered(saved: Mapping[str, Any]) -> tuple[State | None, Function | None, VirtualFunction]:
+    """Return what a device's memory says: how the link was, whose function it is, how that was set."""
+    was, function = saved.get("was"), saved.get("function")
+    return (
+        State(**was) if was else None,
+        Function(**function) if function else None,
+        VirtualFunction(**(saved.get("settings") or {})),
+    )

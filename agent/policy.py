@@ -1,0 +1,240 @@
+"""Pure: what a network may make of the node, by the namespace that it is defined in.
+
+Network definitions are written by tenants, and their plugins run as root: without rules a definition is as good as the
+node. `rules` of the policy file say who may use what; the first rule that matches the namespace decides, a namespace
+that none matches may use nothing.
+
+    rules:
+      - namespaces: [default, kube-system]                  the administrators' own
+        plugins: ["*"]
+        devices: ["*"]
+        interfaces: ["*"]
+        bridges: ["*"]
+        paths: ["*"]
+      - namespaces: ["*"]
+        plugins: [hotnic, macvlan, host-local, static]      every `type`, those of IPAM and delegates too
+        devices: ["*", "!host-device"]                      kinds of the type hotnic
+        interfaces: ["*", "!uplink"]                        of the node; the word means what bears a default route
+        bridges: ["br-tenant-*"]
+        paths: ["/var/lib/cni/*"]                           values that are paths on the node
+        vnis: ["5000-5999"]                                 network numbers of the device overlay
+
+Rules
+1. A list has shell patterns, that of VNIs numbers and ranges besides. `!` before one excludes what it matches,
+   wherever it stands. An absent list is empty.
+2. Every string of a configuration that could lead to a file is a path, whatever its key: plugins have many such keys
+   (dataDir, logFile, socket_file), and more will come. One with `..` in it could lead anywhere.
+3. An interface that is chosen otherwise than by name (MAC, PCI address, device ID) can be any: that takes a list with
+   `*`, and no exclusion. A macvlan or ipvlan without a master is on the uplink.
+4. Calls that name no namespace are the administrator's own (podman, cnitool): nothing is asked of them.
+5. Keys of the file that are not known are an error: a typo must not open the node.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+
+UPLINK = "uplink"
+OTHERS = ("namespaceIsolation", "globalNamespaces")  # the controller's keys of the same file
+
+_CHOSEN_OTHERWISE = ("hwaddr", "kernelpath", "pciBusID", "deviceID")
+_DELEGATES = ("ipam", "delegate")
+_RANGE = re.compile(r"(\d+)-(\d+)")
+_ON_UPLINK = ("macvlan", "ipvlan")  # by default
+_PATH_KEYS = ("dir", "file", "path", "socket")  # so end the keys whose values are paths even if they look like words
+
+
+class PolicyError(ValueError):
+    """The policy file is wrong; `str()` says where, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    namespaces: tuple[str, ...]
+    plugins: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    bridges: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    vnis: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`rules` None: the file says nothing of them, everything is allowed."""
+
+    rules: tuple[Rule, ...] | None = None
+
+    def refusal(
+        self,
+        namespace: str,
+        plugins: Collection[Mapping[str, Any]],
+        asked: Mapping[str, Any] | None,
+        uplinks: Callable[[], Collection[str]],
+    ) -> str:
+        """Return why a network of that namespace may not be attached; "": it may.
+
+        `plugins`: their configurations. `asked`: the annotation's cni-args. `uplinks`: the node's interfaces with a
+        default route, asked for only where an interface is named.
+        """
+        if self.rules is None or not namespace:
+            return ""
+        rule = next((one for one in self.rules if _allowed(one.namespaces, namespace)), None)
+        if rule is None:
+            return f"policy: no rule lets networks of namespace {namespace} use anything"
+        wishes = [*(wish for plugin in plugins for wish in _wishes(plugin)), *_paths(asked or {}, "cni-args")]
+        for wish in wishes:
+            if not wish.is_allowed(rule, uplinks):
+                return f"policy: networks of namespace {namespace} may not use {wish}"
+        return ""
+
+
+def parse(text: str) -> Policy:
+    """Return the policy that a YAML document is. Raises PolicyError."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise PolicyError(f"not YAML: {problem}") from None
+    if document is None:
+        return Policy()
+    if not isinstance(document, dict):
+        raise PolicyError("not a mapping of keys to values")
+    if unknown := sorted(set(document) - {"rules", *OTHERS}, key=str):
+        raise PolicyError(f"unknown key {unknown[0]!r}")
+    rules = document.get("rules")
+    if rules is None:
+        return Policy()
+    if not isinstance(rules, list):
+        raise PolicyError("rules is not a list")
+    return Policy(tuple(_rule(rule, f"rules[{position}]") for position, rule in enumerate(rules)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One thing of the node that a configuration names. `name` "": chosen otherwise than by name."""
+
+    kind: str  # the list of the rule that decides
+    key: str
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value!r} ({self.kind})"
+
+    def is_allowed(self, rule: Rule, uplinks: Callable[[], Collection[str]]) -> bool:
+        patterns = getattr(rule, self.kind)
+        if not self.name:
+            return "*" in patterns and not any(pattern.startswith("!") for pattern in patterns)
+        also = UPLINK if self.kind == "interfaces" and self.name in uplinks() else ""
+        return _allowed(patterns, self.name, also)
+
+
+def _wishes(plugin: Mapping[str, Any]) -> Iterator[_Wish]:
+    kind = _text(plugin.get("type"))
+    yield _Wish("plugins", "type", kind, kind)
+    if kind == "hotnic":
+        yield _Wish("devices", "device", _text(plugin.get("device")), _text(plugin.get("device")))
+    yield from _interfaces(plugin, kind)
+    if isinstance(vni := plugin.get("vni"), int):
+        yield _Wish("vnis", "vni", str(vni), str(vni))
+    if bridge := _text(plugin.get("bridge")):
+        yield _Wish("bridges", "bridge", bridge, bridge)
+    yield from _paths(plugin, "")
+    for delegate in _delegates(plugin):
+        yield from _wishes(delegate) if "type" in delegate else ()
+
+
+def _interfaces(plugin: Mapping[str, Any], kind: str) -> Iterator[_Wish]:
+    if plugin.get("linkInContainer"):
+        return  # the pod's own
+    named = ["master"]
+    if kind == "host-device":
+        named.append("device")
+    if plugin.get("device") == "host-device":
+        named.append("hostInterface")
+    for key in named:
+        if value := _text(plugin.get(key)):
+            yield _Wish("interfaces", key, value, value)
+    if (kind in _ON_UPLINK or plugin.get("device") in _ON_UPLINK) and not plugin.get("master"):
+        yield _Wish("interfaces", "master", UPLINK, "")
+    for key in _CHOSEN_OTHERWISE:
+        if value := _text(plugin.get(key)):
+            yield _Wish("interfaces", key, "", value)
+
+
+def _delegates(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    several = plugin.get("delegates")
+    for one in (*(plugin.get(key) for key in _DELEGATES), *(several if isinstance(several, list) else ())):
+        if isinstance(one, Mapping):
+            yield one
+
+
+def _paths(value: Any, key: str) -> Iterator[_Wish]:
+    """Every string below `value` that could lead to a file (rule 2)."""
+    match value:
+        case str() if _is_path(value, key):
+            yield _Wish("paths", key, "" if ".." in value.split("/") else value, value)
+        case Mapping():
+            for name, below in value.items():
+                yield from _paths(below, str(name))
+        case list() | tuple():
+            for below in value:
+                yield from _paths(below, key)
+
+
+def _is_path(value: str, key: str) -> bool:
+    if key.lower().endswith(_PATH_KEYS):
+        return value != ""
+    return value.startswith("~") or ("/" in value and not _is_network(value))
+
+
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.ip_interface(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _allowed(patterns: Collection[str], *names: str) -> bool:
+    """Whether the first of the names is allowed; the others are words that it goes by besides (rule 1)."""
+
+    def matches(pattern: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) or _is_in_range(name, pattern) for name in names if name)
+
+    excluded = any(matches(pattern[1:]) for pattern in patterns if pattern.startswith("!"))
+    return not excluded and any(matches(pattern) for pattern in patterns if not pattern.startswith("!"))
+
+
+def _is_in_range(name: str, pattern: str) -> bool:
+    if not (found := _RANGE.fullmatch(pattern)) or not name.isdecimal():
+        return False
+    return int(found[1]) <= int(name) <= int(found[2])
+
+
+def _rule(value: Any, where: str) -> Rule:
+    known = {field.name for field in fields(Rule)}
+    if not isinstance(value, dict):
+        raise PolicyError(f"{where} is not a mapping of keys to values")
+    if unknown := sorted(set(value) - known, key=str):
+        raise PolicyError(f"{where}: unknown key {unknown[0]!r}")
+    if "namespaces" not in value:
+        raise PolicyError(f"{where} names no namespaces")
+    return Rule(**{key: _patterns(patterns, f"{where}.{key}") for key, patterns in value.items()})
+
+
+def _patterns(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip("!") for one in value):
+        raise PolicyError(f"{where}={value!r} is not a list of patterns")
+    return tuple(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,76 @@
+import struct
+
+import pytest
+
+from agent import borrowing
+from agent.hardware import State, VirtualFunction, remembered
+from agent.journal import Journal
+from agent.model import ContainerID, Key, Namespace, Origin, Phase, Record
+from agent.rtnl import LinkMessage
+from cni import errors
+
+HAD = VirtualFunction("02:00:00:00:00:01", 7, 2, 0x8100, 10, 20, True, None, 0)
+
+
+def test_what_the_kernel_takes_only_together_is_changed_and_restored_together():
+    wish = VirtualFunction(max_rate=30, qos=2, vlan=8, proto=0x8100, trust=True)
+    assert wish.changes(HAD) == VirtualFunction(vlan=8, qos=2, proto=0x8100, min_rate=10, max_rate=30, trust=True)
+    assert HAD.of(wish) == VirtualFunction(vlan=7, qos=2, proto=0x8100, min_rate=10, max_rate=20)
+    assert VirtualFunction(vlan=7, max_rate=20).changes(HAD) == VirtualFunction()
+
+
+def test_a_memory_is_read_back_as_it_was_written():
+    was = State("eth1", "02:00:00:00:00:01", 1500, 1000, 1, "mine", "pci", "0000:3b:00.0", "02:00:00:00:00:02")
+    saved = {"was": was.note(), "function": {"card": "ens1", "number": 3}, "settings": HAD.note()}
+    assert remembered(saved) == (was, borrowing.Function("ens1", 3), HAD)
+    assert remembered({}) == (None, None, VirtualFunction())
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
+
+
+def test_the_cards_settings_are_read_of_the_right_function_and_a_switch_that_is_missing_is_unknown():
+    def function(number: int, vlan: int) -> bytes:
+        return attribute(
+            1,
+            attribute(1, struct.pack("=I32s", number, b"\2\0\0\0\0\1"))
+            + attribute(2, struct.pack("=III", number, vlan, 2))
+            + attribute(4, struct.pack("=II", number, 1))
+            + attribute(5, struct.pack("=II", number, 0))
+            + attribute(6, struct.pack("=III", number, 10, 20))
+            + attribute(9, struct.pack("=II", number, 0xFFFFFFFF))
+            + attribute(12, attribute(1, struct.pack("=III", number, vlan, 2) + b"\x81\0\0\0")),
+        )
+
+    message = LinkMessage(
+        1, 0, "ens1", "", "", 0, 0, 0, 0, "", 0, b"", b"", "", "", "", False, function(0, 6) + function(1, 7)
+    )
+    assert (borrowing.settings(message, 1), borrowing.settings(message, 2)) == (HAD, None)
+
+
+def test_what_is_claimed_is_refused_to_another_until_the_record_goes(tmp_path):
+    journal = Journal(tmp_path)
+    one, two = (Key(ContainerID(name), "net1") for name in ("one", "two"))
+    for key in (one, two):
+        record = Record(key, Origin.RUNTIME, Phase.ADDING, "", "", "{}", Namespace("", 1, 1), None)
+        journal.begin(record, durable=False)
+    journal.save(one, {"claims": ["device pci/a", "hostInterface eth1"]})
+    journal.save(one, {"claims": ["hostInterface eth1"]})
+    with pytest.raises(errors.CNIError, match="hostInterface eth1 is held by one/net1") as caught:
+        journal.save(two, {"claims": ["hostInterface eth1", "device pci/b"]})
+    assert (caught.value.code, journal.saved(two)) == (7, {})
+    journal.save(two, {"claims": ["device pci/a"]})
+    journal.remove(one)
+    journal.save(two, {"claims": ["hostInterface eth1"]})
+
+
+def test_a_taken_link_is_known_by_its_mark_or_by_its_hardware():
+    def seen(alias: str = "", device: str = "0000:3b:00.0", permanent: str = "02:00:00:00:00:01") -> bool:
+        message = LinkMessage(
+            1, 0, "x", "", "", 0, 0, 0, 0, alias, 0, b"", b"", "pci", device, permanent, False, b""
+        )  # fmt: skip
+        return borrowing.is_taken(message, "hotnic ab", "pci", "0000:3b:00.0", "02:00:00:00:00:01")
+
+    assert (seen(), seen("hotnic ab eth1", "", ""), seen("hotnic abc eth1", "")) == (True, True, False)
+    assert (seen(permanent="02:00:00:00:00:02"), seen(device="0000:3b:00.1")) == (False, False)

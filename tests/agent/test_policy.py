@@ -1,0 +1,117 @@
+"""What networks may make of the node."""
+
+import pytest
+
+from agent import policy
+
+FILE = """
+namespaceIsolation: true
+rules:
+  - namespaces: [default, "kube-*"]
+    plugins: ["*"]
+    devices: ["*"]
+    interfaces: ["*"]
+    bridges: ["*"]
+    paths: ["*"]
+  - namespaces: ["tenant-*"]
+    plugins: [hotnic, macvlan, bridge, tuning, host-local, static, host-device]
+    devices: ["*", "!host-device"]
+    interfaces: ["*", "!uplink"]
+    bridges: ["br-*", "!br-admin"]
+    paths: ["/var/lib/cni/*"]
+    vnis: ["7", "5000-5999", "!5005"]
+"""
+
+
+def refusal(*plugins, namespace="tenant-a", asked=None, text=FILE):
+    return policy.parse(text).refusal(namespace, plugins, asked, lambda: {"eth0"})
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        {"type": "hotnic", "device": "bridge", "bridge": "br-blue"},
+        {"type": "hotnic", "device": "macvlan", "master": "eth1"},
+        {"type": "macvlan", "master": "eth1", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}]]}},
+        {"type": "bridge", "bridge": "br-blue", "ipam": {"type": "static", "addresses": [{"address": "fd00::5/64"}]}},
+        {"type": "bridge", "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks"}},
+        {"type": "hotnic", "device": "macvlan", "master": "eth0", "linkInContainer": True},
+        {"type": "hotnic", "device": "overlay", "vni": 7},
+        {"type": "hotnic", "device": "overlay", "vni": 5999},
+    ],
+)
+def test_what_a_rule_has_is_allowed(plugin):
+    assert refusal(plugin) == ""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "named"),
+    [
+        ({"type": "debug"}, "type='debug' (plugins)"),
+        ({"type": "../../tmp/mine"}, "(plugins)"),
+        ({"type": "bridge", "ipam": {"type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "bridge", "delegate": {"type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "bridge", "delegates": [{"type": "evil"}]}, "type='evil' (plugins)"),
+        ({"type": "hotnic", "device": "host-device", "hostInterface": "eth1"}, "device='host-device' (devices)"),
+        ({"type": "host-device", "device": "eth0"}, "device='eth0' (interfaces)"),
+        ({"type": "host-device", "pciBusID": "0000:00:03.0"}, "pciBusID='0000:00:03.0' (interfaces)"),
+        ({"type": "host-device", "hwaddr": "02:00:00:00:00:01"}, "hwaddr"),
+        ({"type": "macvlan", "master": "eth0"}, "master='eth0' (interfaces)"),
+        ({"type": "macvlan"}, "master='' (interfaces)"),
+        ({"type": "hotnic", "device": "macvlan"}, "master='' (interfaces)"),
+        ({"type": "hotnic", "device": "overlay", "vni": 6000}, "vni='6000' (vnis)"),
+        ({"type": "hotnic", "device": "overlay", "vni": 5005}, "vni='5005' (vnis)"),
+        ({"type": "bridge", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
+        ({"type": "bridge", "bridge": "br-admin"}, "bridge='br-admin' (bridges)"),
+        ({"type": "bridge", "ipam": {"type": "host-local", "dataDir": "/etc"}}, "dataDir='/etc' (paths)"),
+        ({"type": "bridge", "ipam": {"type": "host-local", "dataDir": "etc"}}, "dataDir='etc' (paths)"),
+        ({"type": "bridge", "x": [{"y": "/var/lib/cni/../../../etc/passwd"}]}, "(paths)"),
+        ({"type": "bridge", "x": "etc/passwd"}, "(paths)"),
+        ({"type": "bridge", "x": "unix:///run/x.sock"}, "(paths)"),
+        ({"type": "hotnic", "device": "bridge", "bridge": "br-1", "runDir": "/run/mine"}, "runDir='/run/mine' (paths)"),
+    ],
+)
+def test_what_a_rule_has_not_is_refused_and_named(plugin, named):
+    assert named in refusal(plugin)
+    assert "tenant-a" in refusal(plugin)
+
+
+def test_every_plugin_of_a_chain_and_the_annotations_arguments_are_looked_at():
+    fine = {"type": "bridge", "bridge": "br-1"}
+    assert "'debug'" in refusal(fine, {"type": "debug"})
+    assert "(paths)" in refusal(fine, asked={"logFile": "/etc/passwd"})
+    assert refusal(fine, asked={"labels": [{"key": "a"}]}) == ""
+
+
+@pytest.mark.parametrize("namespace", ["default", "kube-system", ""])
+def test_the_administrators_may_use_everything(namespace):
+    assert refusal({"type": "debug", "dataDir": "/etc", "pciBusID": "x"}, namespace=namespace) == ""
+
+
+def test_a_namespace_without_a_rule_may_use_nothing():
+    assert "no rule" in refusal({"type": "bridge"}, namespace="other")
+
+
+def test_a_file_without_rules_allows_everything():
+    assert refusal({"type": "debug"}, text="namespaceIsolation: false") == ""
+    assert refusal({"type": "debug"}, text="") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rules: 3", "rules is not a list"),
+        ("rules: [3]", "rules[0]"),
+        ("rules: [{plugins: [a]}]", "names no namespaces"),
+        ("rules: [{namespaces: [a], plugin: [b]}]", "unknown key 'plugin'"),
+        ("rules: [{namespaces: a}]", "rules[0].namespaces='a'"),
+        ("rules: [{namespaces: [a], paths: ['!']}]", "rules[0].paths"),
+        ("rulez: []", "unknown key 'rulez'"),
+        ("[", "not YAML"),
+        ("[1]", "not a mapping"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_the_place_named(text, named):
+    with pytest.raises(policy.PolicyError) as caught:
+        policy.parse(text)
+    assert named in str(caught.value)

@@ -1,0 +1,114 @@
+"""The upkeep: which attachments are looked at, and when."""
+
+import json
+import logging
+import threading
+import time
+
+import pytest
+
+from agent.journal import Journal
+from agent.model import ContainerID, Key, Namespace, Origin, Phase, Record
+from agent.upkeep import Upkeep
+from cni import errors
+
+OVERLAY = {"cniVersion": "1.1.0", "name": "blue", "type": "hotnic", "device": "overlay", "vni": 7}
+
+
+class Native:
+    """Says what it was asked to mend."""
+
+    def __init__(self):
+        self.mended, self.problem, self.said = [], None, threading.Condition()
+
+    def mend(self, key, config):
+        with self.said:
+            self.mended.append((key.container_id, config["name"], config["device"]))
+            self.said.notify_all()
+        if self.problem:
+            raise self.problem
+
+    def wait(self, number):
+        with self.said:
+            assert self.said.wait_for(lambda: len(self.mended) >= number, 5), self.mended
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path)
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def native(journal):
+    return Native()
+
+
+@pytest.fixture
+def upkeep(journal, native):
+    upkeep = Upkeep(journal, native)
+    yield upkeep
+    upkeep.close()
+
+
+def begin(journal, container, config, phase=Phase.ATTACHED):
+    key = Key(ContainerID(container), "net1")
+    record = Record(key, Origin.ANNOTATION, phase, "ns/red", "", json.dumps(config), Namespace("/run/netns/x"))
+    return journal.begin(record, durable=False)
+
+
+def test_native_attachments_are_looked_at_in_the_order_of_their_adds(journal, native, upkeep):
+    begin(journal, "c1", OVERLAY)
+    begin(journal, "c2", {"cniVersion": "1.1.0", "plugins": [{"type": "tuning"}, {**OVERLAY, "name": ""}]})
+    begin(journal, "foreign", {**OVERLAY, "type": "bridge"})
+    begin(journal, "under-way", {**OVERLAY, "vni": 8}, Phase.ADDING)
+    upkeep.start()
+    native.wait(3)
+    assert native.mended == [("c1", "blue", "overlay"), ("c2", "red", "overlay"), ("under-way", "blue", "overlay")]
+
+
+def test_one_attachment_of_each_configuration_comes_first(journal, native, upkeep):
+    for number, config in enumerate((OVERLAY, OVERLAY, {**OVERLAY, "vni": 8, "name": "green"}, OVERLAY)):
+        begin(journal, f"c{number}", config)
+    upkeep.start()
+    native.wait(4)
+    assert [container for container, _, _ in native.mended] == ["c0", "c2", "c1", "c3"]
+
+
+def test_a_touch_has_everything_looked_at_at_once(journal, native, upkeep):
+    begin(journal, "c1", OVERLAY)
+    upkeep.start()
+    native.wait(1)
+    started = time.monotonic()
+    upkeep.touch()
+    native.wait(2)
+    assert time.monotonic() - started < 1
+
+
+def test_one_that_cannot_be_mended_is_told_once_and_keeps_none_from_its_turn(journal, native, upkeep, caplog):
+    begin(journal, "c1", OVERLAY)
+    begin(journal, "c2", OVERLAY)
+    native.problem = errors.CNIError(errors.Code.TRY_AGAIN, "no link has 192.0.2.1")
+    with caplog.at_level(logging.WARNING):
+        upkeep.start()
+        native.wait(2)
+        upkeep.touch()
+        native.wait(4)
+        native.problem = errors.CNIError(errors.Code.INTERNAL, "Out of memory")
+        upkeep.touch()
+        native.wait(6)
+        upkeep.close()
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "no link has 192.0.2.1", "no link has 192.0.2.1", "Out of memory", "Out of memory",
+    ]  # fmt: skip
+
+
+def test_a_defect_does_not_end_it(journal, native, upkeep, caplog):
+    begin(journal, "c1", OVERLAY)
+    native.problem = RuntimeError("a bug")
+    upkeep.start()
+    native.wait(1)
+    upkeep.touch()
+    native.wait(2)
+    assert "a bug" in caplog.text
