@@ -1,10 +1,12 @@
-"""Build the two Go modules and find what they made.
+"""Build the Go modules and find what they made.
 
 Rule 1: what is built lies outside the tree, in a folder named by everything that decides the result: go.mod, go.sum,
         the sources, and the Go version. Same inputs: nothing is built.
 Rule 2: a build appears whole or not at all (it is renamed into place), so an interrupted one is never used.
 Rule 3: a line every 15 seconds says how far it is: a cold build takes minutes.
 """
+
+from __future__ import annotations
 
 import functools
 import hashlib
@@ -25,6 +27,15 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
 
 
 @dataclass(frozen=True, slots=True)
+class CProgram:
+    """A small C program that comes in the sources of a Go module and is part of what that makes."""
+
+    name: str
+    module: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Module:
     """A Go module of ours and how it is built into a folder."""
 
@@ -32,6 +43,9 @@ class Module:
     package: str
     ldflags: str
     links: tuple[str, ...] = ()
+    tags: str = ""
+    """Build tags: what needs a C library that is not there is left out."""
+    c_program: CProgram | None = None
 
     @property
     def source(self) -> Path:
@@ -46,6 +60,14 @@ CONTROLPLANE = Module(
     COMPONENTS,
 )
 TOOLS = Module("tools", "tool", "-s -w")
+CONTAINERD2 = Module("containerd2", "tool", "-s -w", tags="no_btrfs no_devmapper no_zfs")
+CRIO = Module(
+    "crio",
+    "tool",
+    "-s -w",
+    tags="containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper",
+    c_program=CProgram("pinns", "github.com/cri-o/cri-o", "pinns/src"),
+)
 
 
 def cache() -> Path:
@@ -60,7 +82,7 @@ def built(module: Module) -> Path:
     digest = hashlib.sha256(_go("env", "GOVERSION").encode())
     for path in sorted([module.source / "go.mod", module.source / "go.sum", *module.source.glob("*.go")]):
         digest.update(path.name.encode() + path.read_bytes())
-    digest.update(module.ldflags.encode())
+    digest.update((module.ldflags + module.tags).encode())
     return cache() / f"{module.name}-{digest.hexdigest()[:16]}"
 
 
@@ -74,6 +96,8 @@ def ensure(module: Module) -> Path:
             unfinished.mkdir()
             with progress.step(f"building e2e/{module.name} (once; cold it takes minutes)"):
                 _build(module, unfinished)
+                if module.c_program is not None:
+                    _compile(module, module.c_program, unfinished)
             for name in module.links:
                 (unfinished / name).symlink_to(module.name)
             if not folder.exists():
@@ -95,10 +119,11 @@ def tools() -> Path:
 def _build(module: Module, target: Path) -> None:
     """Run `go build`, counting the packages that it names as it finishes them."""
     with progress.step(f"fetching the modules of e2e/{module.name}"):
-        total = len(_go("list", "-deps", module.package, at=module.source).split())
+        total = len(_go("list", "-deps", "-tags", module.tags, module.package, at=module.source).split())
     # Compiling is bound by CPU, and a third of it is the compiler's garbage collector: memory is cheaper.
     env = {**os.environ, "CGO_ENABLED": "0", "GOGC": "400"}
-    command = ["go", "build", "-v", "-trimpath", "-ldflags", module.ldflags, "-o", f"{target}/", module.package]
+    command = ["go", "build", "-v", "-trimpath", "-tags", module.tags, "-ldflags", module.ldflags, "-o", f"{target}/",
+               module.package]  # fmt: skip
     with subprocess.Popen(command, cwd=module.source, env=env, stderr=subprocess.PIPE, text=True) as process:
         lines: list[str] = []
         done = threading.Event()
@@ -108,6 +133,12 @@ def _build(module: Module, target: Path) -> None:
         done.set()
     if process.returncode:
         raise OSError(f"go build of e2e/{module.name} failed:\n{''.join(lines[-40:])}")
+
+
+def _compile(module: Module, program: CProgram, target: Path) -> None:
+    sources = Path(_go("list", "-m", "-f", "{{.Dir}}", program.module, at=module.source).strip()) / program.folder
+    command = ["gcc", "-std=c99", "-O2", "-static", "-s", "-o", str(target / program.name)]
+    subprocess.run([*command, *map(str, sorted(sources.glob("*.c")))], check=True)
 
 
 def _report(name: str, lines: Sequence[str], total: int, done: threading.Event) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import build, components, namespaces, network, node, pki, progress, services
+from e2e import build, components, namespaces, network, node, pki, progress, runtimes, services
 from e2e.components import Api, Credentials
 
 
@@ -83,8 +83,9 @@ class Cluster:
         return added
 
 
-def bring_up(count: int) -> Cluster:
-    """Start control plane and `count` nodes in the lane that this process has just become."""
+def bring_up(count: int, runtime: str) -> Cluster:
+    """Start control plane and `count` nodes with that runtime in the lane that this process has just become."""
+    runtimes.choose(runtime)
     credentials = _credentials()
     with progress.step(f"starting the control plane and {count} node(s)"):
         network.create()

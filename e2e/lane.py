@@ -1,6 +1,6 @@
 """Run a command in a lane: a cluster in namespaces of its own, gone with the command.
 
-    python -m e2e.lane run [--nodes N] -- COMMAND…
+    python -m e2e.lane run [--nodes N] [--runtime NAME] -- COMMAND…
     python -m e2e.lane up [--nodes N] [--name NAME]; exec|shell [--name NAME] …; list; down [--name NAME]
 
 Rule 1: everything that needs the outside (builds, packages) is done before the lane is entered; it has no network.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from e2e import cgroups, cluster, kernel, namespaces, prepare, progress, services
+from e2e import cgroups, cluster, kernel, namespaces, prepare, progress, runtimes, services
 
 _READY = namespaces.STATE / "ready"
 _ENVIRONMENT = namespaces.STATE / "environment.json"
@@ -34,6 +34,7 @@ class Options:
 
     name: str
     nodes: int
+    runtime: str
     logs: Path | None
     command: tuple[str, ...]
 
@@ -42,7 +43,7 @@ def run(options: Options) -> int:
     """Bring a lane up, run the command in it, end it; return the command's exit code."""
     if options.command and (os.environ.get("HOTNIC_LANE") or os.environ.get("KUBECONFIG")):
         return namespaces.shell_code(subprocess.run(options.command, check=False).returncode)
-    prepare.everything()
+    prepare.everything(options.runtime)
     cgroups.sweep()
     lane = cgroups.LaneId.of_this_process(options.name)
     janitor, leash = _start_janitor(lane)
@@ -83,7 +84,7 @@ def _inside(options: Options) -> int:
         added = cluster.environment()
         services.write_json(_ENVIRONMENT, added)
         os.environ.update(added)
-        cluster.bring_up(options.nodes)
+        cluster.bring_up(options.nodes, options.runtime)
         _READY.touch()
         if options.command:
             signal.signal(signal.SIGINT, lambda *_: None)  # not ignored: the command would inherit that
@@ -105,7 +106,7 @@ def up(options: Options) -> int:
     if find(options.name):
         progress.say(f"a lane named {options.name!r} is up already")
         return 1
-    prepare.everything()
+    prepare.everything(options.runtime)
     launcher = os.fork()
     if launcher == 0:
         os.setsid()
@@ -182,6 +183,7 @@ def _arguments() -> argparse.ArgumentParser:
             sub.add_argument("--name", default="run" if verb == "run" else "up", help="which lane")
         if verb in {"run", "up"}:
             sub.add_argument("--nodes", type=int, default=1, help="how many nodes")
+            sub.add_argument("--runtime", choices=runtimes.BY_NAME, default=runtimes.DEBIAN, help="of containers")
             sub.add_argument("--logs", type=Path, help="copy the components' logs to this folder at the end")
         if verb in {"run", "exec"}:
             sub.add_argument("command", nargs="+", help="the command, after --")
@@ -194,7 +196,7 @@ def main() -> int:
     match asked.verb:
         case "run" | "up":
             logs = asked.logs.absolute() if asked.logs else None
-            options = Options(asked.name, asked.nodes, logs, tuple(getattr(asked, "command", ())))
+            options = Options(asked.name, asked.nodes, asked.runtime, logs, tuple(getattr(asked, "command", ())))
             return run(options) if asked.verb == "run" else up(options)
         case "exec":
             enter(asked.name, asked.command)

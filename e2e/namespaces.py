@@ -22,7 +22,8 @@ STATE = Path("/run/hotnic-lane")
 
 _OVERLAID = ("etc", "opt", "var")
 _NODE_FOLDERS = (
-    "/etc/cni", "/opt/cni", "/var/lib/cni", "/var/lib/containerd", "/var/lib/hotnic", "/var/lib/kubelet", "/var/log",
+    "/etc/cni", "/opt/cni", "/var/lib/cni", "/var/lib/containerd", "/var/lib/containers", "/var/lib/hotnic",
+    "/var/lib/kubelet", "/var/log",
 )  # fmt: skip
 _TUNABLES = {
     "vm/overcommit_memory": "1",
@@ -149,6 +150,7 @@ def enter_node(name: str, folders: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         kernel.bind(kept, Path(folder))
     _cover_tunables()
+    _cover_controllers()
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     kernel.mount("none", Path("/"), flags=kernel.MS_SHARED | kernel.MS_REC)
     kernel.set_hostname(name)
@@ -192,3 +194,13 @@ def _cover_tunables() -> None:
         cover.parent.mkdir(parents=True, exist_ok=True)
         cover.write_text(value)
         kernel.bind(cover, Path("/proc/sys") / name)
+
+
+def _cover_controllers() -> None:
+    """Leave out of the kernel's list the cgroup controllers that no hierarchy has: CRI-O would want to use them."""
+    header, *lines = Path("/proc/cgroups").read_text().splitlines()
+    mounted = [line for line in lines if line.split()[1] != "0"]
+    if mounted:  # version 1; with version 2 nobody is in this list, and nobody reads it
+        cover = Path("/run/cgroups")
+        cover.write_text("\n".join((header, *mounted)) + "\n")
+        kernel.bind(cover, Path("/proc/cgroups"))

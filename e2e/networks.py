@@ -27,7 +27,7 @@ def chain(*plugins: dict[str, Any], name: str = "") -> dict[str, Any]:
     return {"cniVersion": "1.0.0", **({"name": name} if name else {}), "plugins": stripped}
 
 
-# Writes down how it was called, then does what the file `do` says: "fail", "hang", "litter", or nothing.
+# Writes down how it was called, then does what the file `do` says: "fail", "slow", "hang", "litter", or nothing.
 _RECORDER = """#!/bin/sh
 dir=/run/recorder; mkdir -p $dir
 stdin=$(cat)
@@ -38,6 +38,7 @@ case "$CNI_COMMAND" in VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":
 do=$(cat $dir/do 2>/dev/null)
 case "$do" in
 fail) [ "$CNI_COMMAND" = ADD ] && { echo '{"code":11,"msg":"recorder says no"}'; exit 1; };;
+slow) [ "$CNI_COMMAND" = ADD ] && sleep 2;;
 hang) [ "$CNI_COMMAND" = ADD ] && { setsid sleep 600 & sleep 600; };;
 esac
 ns=$(basename "$CNI_NETNS")
@@ -66,7 +67,7 @@ def install_recorder(node: Node) -> None:
 
 
 def tell_recorder(node: Node, what: str) -> None:
-    """Say what it does from now on: on ADD "fail", "hang" or "litter" (leave a link behind, and at DEL too), or ""."""
+    """Say what it does from now on: on ADD "fail", "slow", "hang" or "litter" (a link stays, at DEL too), or ""."""
     folder = node.path("/run/recorder")
     folder.mkdir(exist_ok=True)
     (folder / "do").write_text(what)

@@ -1,4 +1,4 @@
-"""One node of a lane: namespaces of its own, Debian's containerd and runc, a kubelet, a primary network.
+"""One node of a lane: namespaces of its own, a container runtime, a kubelet, a primary network.
 
 Rule 1: a node is reached as a machine is: over its link, its API, or a command executed on it. Its files are seen
         through its init's root.
@@ -10,13 +10,15 @@ Rule 3: the primary network is the reference bridge plugin with host-local, one 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import build, cgroups, components, images, kernel, namespaces, network, node_config, services
+from e2e import build, cgroups, components, images, kernel, namespaces, network, node_config, runtimes, services
 from e2e.process import Process
 from e2e.services import Service
 
@@ -48,7 +50,7 @@ class Node:
     @property
     def cri_socket(self) -> str:
         """The CRI endpoint, as a path on the node."""
-        return "/run/containerd/containerd.sock"
+        return runtimes.chosen().socket
 
     @property
     def folder(self) -> Path:
@@ -106,10 +108,10 @@ class Node:
         return Service(f"{self.name}-init", argv, inner=True)
 
     @property
-    def containerd(self) -> Service:
+    def runtime(self) -> Service:
         """Its container runtime."""
-        argv = self.command(("containerd", "--config", str(self.folder / "containerd.toml")))
-        return Service(f"{self.name}-containerd", argv, inner=True)
+        kind = runtimes.chosen()
+        return Service(f"{self.name}-{kind.name}", self.command(kind.command(self.folder)), inner=True)
 
     @property
     def kubelet(self) -> Service:
@@ -132,22 +134,23 @@ class Node:
         """Start the kubelet again."""
         self.kubelet.start()
 
-    def stop_containerd(self, signal_number: int = signal.SIGTERM) -> None:
+    def stop_runtime(self, signal_number: int = signal.SIGTERM) -> None:
         """End the container runtime; containers go on."""
-        self.containerd.stop(signal_number)
+        self.runtime.stop(signal_number)
 
-    def start_containerd(self) -> None:
+    def start_runtime(self) -> None:
         """Start the container runtime, and wait until it answers."""
-        containerd = self.containerd
-        containerd.start()
-        services.wait_for(f"{self.name}'s containerd", self._has_runtime, (containerd,), 30)
+        runtime = self.runtime
+        runtime.start()
+        services.wait_for(f"{self.name}'s container runtime", self._has_runtime, (runtime,), 30)
 
     # -- its life
 
     def configure(self, credentials: components.Credentials) -> None:
         """Write every file that the node is made of."""
         root = self.folder / "root"
-        for name, text in node_config.files(self.folder, self.pod_subnet, self.cri_socket, credentials).items():
+        ours = node_config.files(self.folder, self.pod_subnet, self.cri_socket, credentials)
+        for name, text in {**ours, **runtimes.chosen().files(self.folder)}.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -167,9 +170,9 @@ class Node:
         init.start()
         services.wait_for(f"{self.name}'s namespaces", ready.exists, (init,), 20)
         self._connect()
-        self.start_containerd()
+        self.start_runtime()
         for archive in images.archives():
-            self.exec(("ctr", "-n", "k8s.io", "images", "import", str(archive)))
+            self.exec(runtimes.chosen().load(archive))
 
     def power_off(self) -> None:
         """End the node as a power cut does."""
@@ -186,7 +189,10 @@ class Node:
         self.start_kubelet()
 
     def _has_runtime(self) -> bool:
-        return self.exec(("ctr", "version"), check=False).returncode == 0
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.connect(str(self.path(self.cri_socket)))
+            return True
+        return False
 
     def _connect(self) -> None:
         """Join the node to the lane's bridge, and route its pods there."""

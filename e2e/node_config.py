@@ -1,7 +1,7 @@
 """What a node's components are configured with.
 
-Rule 1: containerd and runc are Debian's, on whatever cgroup version the machine has (`failCgroupV1: false`).
-Rule 2: nothing needs a capability that a plain container lacks: no OOM scores below the parent's, no AppArmor.
+Rule 1: which container runtime there is, and how that is configured, is told by `runtimes.py`.
+Rule 2: nothing needs a capability that a plain container lacks, nor version 2 of cgroups (`failCgroupV1: false`).
 Rule 3: limits that would make a busy test machine look ill (evictions, image clean-up, event limits) are off.
 """
 
@@ -11,34 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from e2e import components, images
-
-_CONTAINERD = """\
-version = 2
-disabled_plugins = [
-  "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
-]
-
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{pause}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "/opt/cni/bin"
-  conf_dir = "/etc/cni/net.d"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-"""
+from e2e import components
 
 
 def files(folder: Path, pod_subnet: str, cri_socket: str, credentials: components.Credentials) -> Mapping[str, str]:
     """Return the text of every file of a node, by its path below the node's `folder`."""
     kubelet = _kubelet(folder, cri_socket, credentials)
     return {
-        "containerd.toml": _CONTAINERD.format(pause=images.PAUSE),
         "kubelet.yaml": yaml.safe_dump(kubelet),
         "resolv.conf": "",
         "root/etc-cni/net.d/10-lane.conflist": json.dumps(_primary_network(pod_subnet), indent=1),

@@ -11,17 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from e2e import build, images, progress
+from e2e import build, images, progress, runtimes
 
 PACKAGES: Mapping[str, str] = MappingProxyType(
     {
         "busybox-static": "/bin/busybox",
+        "conmon": "/usr/bin/conmon",
         "containerd": "/usr/bin/containerd",
         "gcc": "/usr/bin/gcc",
         "iproute2": "/sbin/ip",
         "libc6-dev": "/usr/include/stdlib.h",
         "nftables": "/usr/sbin/nft",
         "openssl": "/usr/bin/openssl",
+        "podman": "/usr/bin/podman",
         "procps": "/bin/ps",
         "python3": "/usr/bin/python3",
         "runc": "/usr/sbin/runc",
@@ -31,12 +33,14 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
 """The Debian packages that a lane needs, each with a file by which it is known."""
 
 
-def everything() -> None:
-    """Install and build what a lane needs and this machine lacks."""
+def everything(*names: str) -> None:
+    """Install and build what a lane with these container runtimes needs and this machine lacks."""
     packages()
     for name in build.COMPONENTS:
         build.component(name)
     build.tools()
+    for name in names:
+        runtimes.prepare(name)
     images.archives()
 
 
@@ -58,6 +62,6 @@ def _apt_get(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    everything()
+    everything(*runtimes.BY_NAME)
     progress.say("all that a lane needs is there")
     sys.exit(0)

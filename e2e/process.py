@@ -42,6 +42,15 @@ class Process:
             except ProcessLookupError:
                 return
 
+    def freeze(self) -> None:
+        """Let it do nothing until `thaw`. nsenter stops with it."""
+        self.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, and nsenter too."""
+        self.send_signal(signal.SIGCONT)
+        self.entered.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it without a chance to say goodbye, and wait until it is gone."""
         self.send_signal(signal.SIGKILL)

@@ -20,7 +20,7 @@ Snapshot = Mapping[str, frozenset[str]]
 
 _FOLDERS = (
     "/etc", "/etc/cni", "/opt", "/opt/cni", "/run", "/var/lib", "/var/lib/cni", "/var/lib/containerd",
-    "/var/lib/hotnic", "/var/lib/kubelet", "/var/log",
+    "/var/lib/containers", "/var/lib/hotnic", "/var/lib/kubelet", "/var/log",
 )  # fmt: skip
 _SETTINGS = (
     "kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic", "kernel/panic_on_oops",

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from e2e import kernel, namespaces, progress
 
-_children: list[subprocess.Popen[bytes]] = []  # else Python complains of children that outlive their object
-
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, which is where everything of the harness is started."""
 
@@ -61,8 +59,8 @@ class Service:
         for folder in (self.log.parent, self._pid_file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         process = launch(self.argv, self.log)
-        _children.append(process)
         pid = inner_pid(process) if self.inner else process.pid
+        process.returncode = 0  # from here on it is known by its file: Python need not complain that it outlives us
         try:
             self._pid_file.write_text(f"{pid} {kernel.start_time(pid)}")
         except (FileNotFoundError, ProcessLookupError):

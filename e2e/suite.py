@@ -8,13 +8,19 @@ import sys
 import time
 from collections.abc import Sequence
 
+from e2e import runtimes
 from e2e.progress import say
 
-# Groups need different nodes: with Multus, the CNI of every pod is another one.
+# Groups need different nodes: with Multus, the CNI of every pod is another one. Each: container runtime, tests.
 LANES = {
-    "hotnic alone": ("e2e/tests",),
-    "beside Multus": ("e2e/multus",),
+    "hotnic alone": (runtimes.DEBIAN, "e2e/tests"),
+    "beside Multus": (runtimes.DEBIAN, "e2e/multus"),
+    "other callers": (runtimes.DEBIAN, "e2e/callers"),
+    "containerd 2": ("containerd2", "e2e/cri"),
+    "CRI-O": ("crio", "e2e/cri"),
+    "overlays": (runtimes.DEBIAN, "e2e/overlay"),
 }
+NODES = {"overlays": 2}
 OUTSIDE = ("-m", "lane", "tests")
 _NOTHING_SELECTED = 5  # pytest's exit code; fine where arguments select
 
@@ -22,10 +28,16 @@ _NOTHING_SELECTED = 5  # pytest's exit code; fine where arguments select
 def main(arguments: Sequence[str]) -> int:
     """Run every group, also after one failed; return 0 if all passed."""
     pytest = (sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments)
-    lane = (sys.executable, "-m", "e2e.lane", "run", "--")
+    lane = (sys.executable, "-m", "e2e.lane", "run", "--runtime")
     codes = [_run("lanes from outside", (*pytest, *OUTSIDE))]
-    codes += [_run(name, (*lane, *pytest, *paths)) for name, paths in LANES.items()]
+    codes += [
+        _run(name, (*lane, runtime, *_nodes(name), "--", *pytest, path)) for name, (runtime, path) in LANES.items()
+    ]
     return 0 if all(code == 0 or (arguments and code == _NOTHING_SELECTED) for code in codes) else 1
+
+
+def _nodes(name: str) -> tuple[str, ...]:
+    return ("--nodes", str(NODES.get(name, 1)))
 
 
 def _run(name: str, command: Sequence[str]) -> int:

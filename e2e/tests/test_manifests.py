@@ -9,10 +9,10 @@ pytestmark = pytest.mark.lane
 
 NETWORKS = "network-attachment-definitions.k8s.cni.cncf.io"
 ALLOWED = [("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods/status"), ("create", "events"),
-           ("list", NETWORKS), ("watch", NETWORKS)]  # fmt: skip
+           ("list", NETWORKS), ("watch", NETWORKS), ("list", "nodes"), ("watch", "nodes")]  # fmt: skip
 DENIED = [("patch", "pods"), ("update", "pods"), ("delete", "pods"), ("create", "pods"), ("create", "pods/exec"),
-          ("update", "pods/status"), ("list", "secrets"), ("list", "configmaps"), ("list", "nodes"),
-          ("create", NETWORKS), ("delete", NETWORKS), ("create", "serviceaccounts/token")]  # fmt: skip
+          ("update", "pods/status"), ("list", "secrets"), ("list", "configmaps"), ("patch", "nodes"),
+          ("patch", "nodes/status"), ("create", NETWORKS), ("delete", NETWORKS), ("create", "serviceaccounts/token")]  # fmt: skip
 
 
 def test_everything_is_accepted_the_daemonset_too(product, cluster):
