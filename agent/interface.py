@@ -45,9 +45,7 @@ def plan(want: Interface, have: Have) -> tuple[Step, ...]:
             if one in have.addresses and one not in want.addresses
         ),
         *(
-            AddAddress(
-                want.ifname, address, prefix_route=want.prefix_routes, detect_duplicates=want.detect_duplicates
-            )
+            AddAddress(want.ifname, address, prefix_route=want.prefix_routes, detect_duplicates=want.detect_duplicates)
             for address in want.addresses
             if address not in have.addresses
         ),

@@ -16,11 +16,13 @@ import enum
 import ipaddress
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cni import result
+
+_ATTRIBUTE = struct.Struct("=HH")  # length, number
 
 Address = result.InterfaceAddress
 Attributes = tuple[tuple[str, Any], ...]
@@ -302,12 +304,14 @@ Step = Any  # one of the above, or what an adapter of agent.apply performs besid
 # -- reading undecoded attributes ----------------------------------------------------------------------------------
 
 
-def attributes(raw: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, value) of netlink attributes, without the flags for nesting and byte order."""
-    while offset + 4 <= len(raw):
-        length, kind = struct.unpack_from("=HH", raw, offset)
-        yield kind & 0x3FFF, raw[offset + 4 : offset + length]
-        offset += max(4, (length + 3) & ~3)
+def attributes(raw: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
+    """Return (number, value) of netlink attributes, without the flags for nesting and byte order."""
+    found, end, unpack = [], len(raw) - 4, _ATTRIBUTE.unpack_from  # a link has some forty of them, at every look
+    while offset <= end:
+        length, kind = unpack(raw, offset)
+        found.append((kind & 0x3FFF, raw[offset + 4 : offset + length]))
+        offset += (length + 3) & ~3 or 4
+    return found
 
 
 def attribute(raw: bytes, number: int) -> bytes | None:

@@ -16,28 +16,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from agent import interface, netns, rtnl, shaping
-from agent.apply import (
-    NO_STATISTICS,
-    UP,
-    Place,
-    add_route,
-    addresses,
-    apply,
-    delete,
-    family,
-    found,
-    get,
-    index,
-    link,
-    message_of,
-    read,
-    routes,
-    translated,
-)
+from agent.apply import apply, read
 from agent.devices.contract import Device
+from agent.layer3 import add_route, addresses, main_table, routes
 from agent.links import Have, Interface, Link, Read, Step, everywhere
 from agent.locks import Locks
 from agent.model import Displaced
+from agent.place import NO_STATISTICS, UP, Place, delete, found, get, index, link, message_of, translated
 from agent.underlay import Underlay
 from cni import errors, result
 
@@ -258,7 +243,7 @@ def _default_routes(pod: rtnl.Socket, version: int) -> list[tuple[Any, Displaced
     """Return the main table's default routes that have a gateway: the kernel's message and what it says."""
     names = {message.index: message.name for message in pod.dump(rtnl.GETLINK, {}, [NO_STATISTICS])}
     defaults = []
-    for message in pod.dump(rtnl.GETROUTE, {"family": family(version)}, [("RTA_TABLE", _MAIN_TABLE)]):
+    for message in main_table(pod, version):
         one = rtnl.attributes(message)
         if message["dst_len"] == 0 and one.get("RTA_GATEWAY"):
             route = Displaced(one["RTA_GATEWAY"], names.get(one["RTA_OIF"], ""), one.get("RTA_PRIORITY"))

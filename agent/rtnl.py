@@ -20,7 +20,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg, macvx_data
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from agent import links
+from agent import linkmsg, links
 
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 NEWADDR, DELADDR, GETADDR = 20, 21, 22
@@ -206,6 +206,8 @@ def attributes(message: Any) -> dict[str, Any]:
 
 
 def _encode(kind: int, fields: Mapping[str, Any], attrs: Sequence[tuple[str, Any]], flags: int, sequence: int) -> bytes:
+    if NEWLINK <= kind <= SETLINK and (body := linkmsg.encode(fields, attrs)) is not None:
+        return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
     message = _codec(kind)()
     message.update(fields)
     message["attrs"] = list(attrs)

@@ -24,7 +24,7 @@ from e2e import build
 
 REPOSITORY = Path(__file__).parent.parent
 AT_ONCE, BURST = 8, 100
-AIM = {"ADD hotnic L2": 3.0}
+AIM: Mapping[str, float] = {"ADD hotnic L2": 3.0}
 _INSIDE = "HOTNIC_BENCHMARK_NAMESPACES"
 
 

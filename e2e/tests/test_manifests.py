@@ -12,7 +12,8 @@ ALLOWED = [("get", "pods"), ("list", "pods"), ("watch", "pods"), ("patch", "pods
            ("list", NETWORKS), ("watch", NETWORKS), ("list", "nodes"), ("watch", "nodes")]  # fmt: skip
 DENIED = [("patch", "pods"), ("update", "pods"), ("delete", "pods"), ("create", "pods"), ("create", "pods/exec"),
           ("update", "pods/status"), ("list", "secrets"), ("list", "configmaps"), ("patch", "nodes"),
-          ("patch", "nodes/status"), ("create", NETWORKS), ("delete", NETWORKS), ("create", "serviceaccounts/token")]  # fmt: skip
+          ("patch", "nodes/status"), ("create", NETWORKS), ("delete", NETWORKS),
+          ("create", "serviceaccounts/token")]  # fmt: skip
 
 
 def test_everything_is_accepted_the_daemonset_too(product, cluster):

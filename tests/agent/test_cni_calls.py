@@ -40,6 +40,7 @@ class Agent:
     """The parts of an agent that serve CNI; can be ended and started again on the same state."""
 
     def __init__(self, folder: Path) -> None:
+        self.bin_dirs: tuple[Path, ...] = ()
         self.folder, self.run_dir, self.waiting, self.policy = folder, folder / "run", (), Policy()
         self.run_dir.mkdir()
         self.start()
@@ -48,7 +49,7 @@ class Agent:
         self.kernel, self.journal, locks = Kernel(), Journal(self.folder / "state"), Locks()
         view = netns.View()
         native = Native(self.kernel, self.ipam, view, self.journal)
-        settings = Settings((), (), view, policy=self.policy)
+        settings = Settings(self.bin_dirs, (), view, policy=self.policy)
         self.attachments = Attachments(self.journal, self.kernel, native, self.ipam, settings)
         sandboxes = Sandboxes(None, self.journal, view)
         networks = primary.Networks(self.journal, sandboxes, Outcomes(), lambda _: None)

@@ -310,7 +310,7 @@ def test_an_mtu_above_the_masters_is_refused_before_anything_is_made(mastered):
     refusal = refused(mastered.plugin(mtu=1501), "ADD")
     assert (refusal.code, "1501" in refusal.message, "1500" in refusal.message) == (7, True, True)
     assert mastered.is_clean()
-    assert refused(mastered.plugin(mtu=1501), "STATUS").code == 7
+    assert refused(mastered.plugin(mtu=1501), "STATUS").code == 50
 
 
 def test_a_master_in_the_pod_carries_it_there(mastered, second_pod_netns):

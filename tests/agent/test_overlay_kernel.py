@@ -275,8 +275,11 @@ def test_what_is_unchanged_is_not_touched_when_nodes_join_and_leave(wire4):
         sh("until bridge fdb add 02:00:00:00:00:09 dev eth0 self permanent && sleep 0.2; do :; done", first.path)
         third = wire4.node()
         wire4.leave(third)
+        last = "02:00:00:00:00:0a"
+        sh(f"bridge fdb add {last} dev eth0 self permanent", first.path)
+        told = [line for line in itertools.takewhile(lambda line: last not in line, monitor.stdout)
+                if f"hnv{VNI}" in line and "dst" in line]  # fmt: skip
         monitor.terminate()
-        told = [line for line in monitor.stdout.read().splitlines() if f"hnv{VNI}" in line and "dst" in line]
     assert [("Deleted" in line, third.address in line) for line in told] == [(False, True), (True, True)], told
 
 

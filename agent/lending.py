@@ -1,0 +1,122 @@
+"""Interfaces of the node that go to a pod and come back: choosing them, and performing the steps of agent.hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent import borrowing, hardware, netns, rtnl, sysfs
+from agent.layer3 import addresses, routes
+from agent.links import Link, Where
+from agent.place import NO_LINK, NO_STATISTICS, Place, get, index, link, translated
+from cni import errors
+
+
+def _read_chosen(place: Place, what: hardware.Chosen) -> hardware.Selection:
+    root = Path(place.view.place("/sys"))
+    device = _LOOKUPS[what.key](root, what.value)
+    with translated("list links"):
+        there = place.node.dump(rtnl.GETLINK, {}, [NO_STATISTICS])
+        chosen = borrowing.chosen(there, what, device)
+        return hardware.Selection(device, tuple(_candidate(place.node, root, one, there) for one in chosen))
+
+
+_LOOKUPS: Mapping[str, Callable[[Path, str], hardware.Hardware | None]] = {
+    "hostInterface": lambda _, __: None,
+    "hwaddr": lambda _, __: None,
+    "kernelpath": sysfs.at,
+    "pciBusID": sysfs.pci,
+    "deviceID": sysfs.device,
+}
+
+
+def _candidate(
+    node: rtnl.Socket, root: Path, one: rtnl.LinkMessage, there: list[rtnl.LinkMessage]
+) -> hardware.Candidate:
+    function, settings = None, None
+    device = sysfs.behind(root, one.bus, one.device)
+    card = next((link for link in there if device and (link.bus, link.device) in device.card), None)
+    if device and card:
+        function = hardware.Function(card.name, device.number)
+        settings = _settings(node, function)
+    return hardware.Candidate(
+        link(one),
+        borrowing.state(one),
+        borrowing.users(one, there),
+        addresses(node, one.index),
+        any(route.dst.prefixlen == 0 for route in routes(node, one.index)),
+        function,
+        settings,
+    )
+
+
+def _read_taken(place: Place, what: hardware.Taken) -> tuple[Link, Where] | None:
+    for where in (Where.IN_POD, Where.NODE):
+        if where is Where.NODE or place.pod is not None:
+            with translated("list links"):
+                for one in place.socket(where).dump(rtnl.GETLINK, {}, [NO_STATISTICS]):
+                    if borrowing.is_taken(one, what.mark, what.bus, what.device, what.permanent):
+                        return link(one), where
+    return None
+
+
+def _read_settings(place: Place, what: hardware.Settings) -> hardware.VirtualFunction | None:
+    with translated(f"read the functions of {what.function.card}"):
+        return _settings(place.node, what.function)
+
+
+def _settings(node: rtnl.Socket, function: hardware.Function) -> hardware.VirtualFunction | None:
+    try:
+        card = node.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", function.card), borrowing.WITH_FUNCTIONS])
+    except rtnl.KernelError as problem:
+        if problem.code in NO_LINK:
+            return None
+        raise
+    return borrowing.settings(card, function.number)
+
+
+def _mark(place: Place, step: hardware.Mark) -> None:
+    with translated(f"mark interface {step.link.name}"):
+        borrowing.mark(place.node, step.link.index, step.alias)
+
+
+def _lend(place: Place, step: hardware.Lend) -> None:
+    with translated(f"make interface {step.link.name} the pod's {step.name}"):
+        if step.where is Where.IN_POD:
+            borrowing.rename(place.socket(Where.IN_POD), step.link.index, step.name)
+        else:
+            borrowing.move(place.node, step.link.index, place.netns_fd, step.name)
+
+
+def _give_back(place: Place, step: hardware.GiveBack) -> None:
+    name, taken = step.was.name, get(place.node, step.was.name)
+    if taken is not None and (step.where is Where.IN_POD or taken.index != step.link.index):
+        message = f"cannot give interface {step.link.name} back to the node: it has another {name} by now"
+        raise errors.CNIError(errors.Code.TRY_AGAIN, message)
+    with translated(f"give interface {name} back to the node"):
+        if step.where is Where.IN_POD:
+            with netns.own() as node:
+                borrowing.move(place.socket(Where.IN_POD), step.link.index, node, name)
+        elif step.link.name != name:
+            borrowing.rename(place.node, step.link.index, name)
+        borrowing.restore(place.node, place.node.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", name)]), step.was)
+
+
+def _set_function(place: Place, step: hardware.SetFunction) -> None:
+    with translated(f"set {step.settings} for function {step.function.number} of {step.function.card}"):
+        borrowing.set_function(place.node, index(place.node, step.function.card), step.function, step.settings)
+
+
+STEPS: Mapping[type, Callable[[Place, Any], None]] = {
+    hardware.Mark: _mark,
+    hardware.Lend: _lend,
+    hardware.GiveBack: _give_back,
+    hardware.SetFunction: _set_function,
+}
+
+READERS: Mapping[type, Callable[[Place, Any], Any]] = {
+    hardware.Chosen: _read_chosen,
+    hardware.Taken: _read_taken,
+    hardware.Settings: _read_settings,
+}
