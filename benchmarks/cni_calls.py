@@ -90,8 +90,8 @@ def pool(subnet: str) -> dict[str, Any]:
 @contextmanager
 def agent(folder: Path) -> Iterator[Path]:
     """Run an agent for as long as the body; yield where it serves."""
-    folders = ["--run-dir", folder / "run", "--state-dir", folder / "state", "--cni-bin-dir", build.tools()]
-    command = [Path(sys.executable).parent / "hotnic-agent", *folders, "--cri", "", "--log-level", "warning"]
+    folders = ["--run-dir", f"{folder}/run", "--state-dir", f"{folder}/state", "--cni-bin-dir", str(build.tools())]
+    command = [str(Path(sys.executable).parent / "hotnic-agent"), *folders, "--cri", "", "--log-level", "warning"]
     process = subprocess.Popen(command)
     try:
         end = time.monotonic() + 30
