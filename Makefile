@@ -31,7 +31,7 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, u
 
 unit: $(STAMP) compiler
 	$(SAY) "unit tests"
-	@$(PY) -m pytest -q -m "not netns and not lane and not guest" tests
+	@$(PY) -m pytest -q -n 3 -m "not netns and not lane and not guest" tests
 
 netns: $(STAMP) build
 	$(SAY) "tests on the kernel, in network namespaces of their own"
