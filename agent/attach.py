@@ -59,8 +59,7 @@ class Attachments:
         """
         net = self._network(step.wanted)
         selection = step.wanted.selection
-        if step.wanted.config:  # what is on the node's disk is its administrator's
-            self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
+        self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
         runtime = multinet.capability_args(selection)
         if missing := network.undeclared(net, runtime):
             raise Refused(

@@ -120,6 +120,7 @@ class Calls:
     def _add(self, call: request.Request, env: Mapping[str, str], fd: int) -> Answer:
         key = Key(ContainerID(call.container_id), call.ifname)
         self._refuse_forbidden(call)
+        self._native.examine(env, call.config.raw)
         with self._locks.held({key.container_id}):
             self._remove_half_made(key)
             record = _record(key, call, netns.identify(fd, call.netns))

@@ -163,7 +163,7 @@ class _Turns:
         except errors.CNIError as error:
             message = f"plugin {plugin_type} failed ({self._command}): {error.message}"
             if isinstance(error, Missing):
-                raise Missing(message, error.details) from error
+                raise Missing(message, error.details, errors.Code(error.code)) from error
             raise errors.CNIError(error.code, message, error.details) from error
 
     def run_all(self, turns: Iterable[tuple[Mapping[str, Any], dict[str, Any]]]) -> None:

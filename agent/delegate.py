@@ -57,8 +57,8 @@ _listener = threading.local()  # of what plugins say on stderr
 class Missing(errors.CNIError):
     """There is no such plugin on this node: nothing was executed."""
 
-    def __init__(self, message: str, details: str = "") -> None:
-        super().__init__(errors.Code.NOT_AVAILABLE, message, details)
+    def __init__(self, message: str, details: str = "", code: errors.Code = errors.Code.NOT_AVAILABLE) -> None:
+        super().__init__(code, message, details)
 
 
 class Deadline(errors.CNIError):
@@ -126,7 +126,7 @@ class Executor:
     def run(self, plugin_type: str, command: str, env: Mapping[str, str], stdin: bytes, deadline_s: float) -> bytes:
         """Run one verb and return its stdout. Raises Deadline, or CNIError for all else that goes wrong."""
         if not plugin_type or "/" in plugin_type or "\0" in plugin_type:
-            raise errors.CNIError(errors.Code.INVALID_CONFIG, f"plugin type {plugin_type!r} is not a file name")
+            raise Missing(f"plugin type {plugin_type!r} is not a file name", code=errors.Code.INVALID_CONFIG)
         ends = time.monotonic() + deadline_s
         mark = descendants.new_mark()
         order = _Order(plugin_type, self._environment(command, env, mark), stdin, mark)

@@ -73,9 +73,8 @@ class Native:
         Raises CNIError, with the code that the specification gives the cause.
         """
         call = _Call(command, env, config, time.monotonic() + deadline_s)
-        if command != "DEL" and config.get("agent") is not None:  # agent.standalone takes the key out
-            message = f"agent={config['agent']!r} is not for a call that the node's agent serves"
-            raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
+        if command != "DEL":
+            _refuse_other_agent(config)
         match command:
             case "ADD":
                 with self._namespace(env, netns_fd) as fd:
@@ -105,6 +104,13 @@ class Native:
             self._undo(call, ipam, fd)
             raise
         return result.encode(_result(call, device, have, addresses), call.cni_version)
+
+    def examine(self, env: Mapping[str, str], config: Mapping[str, Any]) -> None:
+        """Raise the CNIError that an ADD would meet for its configuration alone: before anything is journalled."""
+        call = _Call("ADD", env, config, 0.0)
+        _refuse_other_agent(config)
+        devices.parse(call.options({}))
+        options.ipam(config)
 
     def update(
         self, env: Mapping[str, str], config: Mapping[str, Any], deadline_s: float, before: Mapping[str, Any]
@@ -234,6 +240,12 @@ class _Call:
 
     def options(self, saved: Mapping[str, Any]) -> options.Call:
         return options.Call(self.key, self.config, request.parse_args(self.env.get("CNI_ARGS", "")), saved)
+
+
+def _refuse_other_agent(config: Mapping[str, Any]) -> None:
+    if config.get("agent") is not None:  # agent.standalone takes the key out
+        message = f"agent={config['agent']!r} is not for a call that the node's agent serves"
+        raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
 
 
 def refuse_own_namespace(fd: int, env: Mapping[str, str]) -> None:

@@ -27,7 +27,8 @@ Rules
 3. An interface that is chosen otherwise than by name (MAC, PCI address, device ID) can be any: that takes a list with
    `*`, and no exclusion. A macvlan or ipvlan without a master is on the uplink.
 4. Calls that name no namespace are the administrator's own (podman, cnitool): nothing is asked of them.
-5. Keys of the file that are not known are an error: a typo must not open the node.
+5. Keys are read however they are written, as plugins in Go do, and where plugins look besides: args.cni, runtimeConfig.
+6. Keys of the file that are not known are an error: a typo must not open the node.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ UPLINK = "uplink"
 OTHERS = ("namespaceIsolation", "globalNamespaces")  # the controller's keys of the same file
 
 _CHOSEN_OTHERWISE = ("hwaddr", "kernelpath", "pciBusID", "deviceID")
-_DELEGATES = ("ipam", "delegate")
+_DELEGATES = ("ipam", "delegate", "delegates", "plugins")
+_ON_A_MASTER = frozenset({"macvlan", "ipvlan", "vlan"})
 _RANGE = re.compile(r"(\d+)-(\d+)")
-_ON_UPLINK = ("macvlan", "ipvlan")  # by default
+_ON_UPLINK = frozenset({"macvlan", "ipvlan"})  # by default
+DEFAULT_BRIDGE = "cni0"  # of the reference plugin, and of ours
 _PATH_KEYS = ("dir", "file", "path", "socket")  # so end the keys whose values are paths even if they look like words
 
 
@@ -137,43 +140,80 @@ class _Wish:
 
 
 def _wishes(plugin: Mapping[str, Any]) -> Iterator[_Wish]:
-    kind = _text(plugin.get("type"))
-    yield _Wish("plugins", "type", kind, kind)
-    if kind == "hotnic":
-        yield _Wish("devices", "device", _text(plugin.get("device")), _text(plugin.get("device")))
-    yield from _interfaces(plugin, kind)
-    if isinstance(vni := plugin.get("vni"), int):
-        yield _Wish("vnis", "vni", str(vni), str(vni))
-    if bridge := _text(plugin.get("bridge")):
-        yield _Wish("bridges", "bridge", bridge, bridge)
+    """All that one plugin's configuration names, its delegates' included."""
+    types, devices = set(_texts(plugin, "type")), set(_texts(plugin, "device"))
+    for kind in sorted(types):
+        yield _Wish("plugins", "type", kind, kind)
+    if "hotnic" in types:
+        for device in sorted(devices or {""}):
+            yield _Wish("devices", "device", device, device)
+        kinds = (types - {"hotnic"}) | devices
+    else:
+        kinds = types
+    # what `device` is to the plugin host-device, and who knows to which others
+    named = {"master", "hostInterface"} | (set() if types == {"hotnic"} else {"device"})
+    for source in _sources(plugin):
+        yield from _interfaces(source, kinds, named)
+        yield from _bridges(source, kinds)
     yield from _paths(plugin, "")
     for delegate in _delegates(plugin):
-        yield from _wishes(delegate) if "type" in delegate else ()
+        yield from _wishes(delegate)
 
 
-def _interfaces(plugin: Mapping[str, Any], kind: str) -> Iterator[_Wish]:
-    if plugin.get("linkInContainer"):
-        return  # the pod's own
-    named = ["master"]
-    if kind == "host-device":
-        named.append("device")
-    if plugin.get("device") == "host-device":
-        named.append("hostInterface")
-    for key in named:
-        if value := _text(plugin.get(key)):
+def _sources(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The places of a configuration in which plugins look for their options."""
+    yield plugin
+    for args in _objects(plugin, "args"):
+        yield from _objects(args, "cni")
+    yield from _objects(plugin, "runtimeConfig")
+
+
+def _interfaces(source: Mapping[str, Any], kinds: set[str], named: set[str]) -> Iterator[_Wish]:
+    in_pod = kinds <= _ON_A_MASTER and any(value is True for value in _values(source, "linkInContainer"))
+    for key in sorted(named - ({"master"} if in_pod else set())):
+        for value in _texts(source, key):
             yield _Wish("interfaces", key, value, value)
-    if (kind in _ON_UPLINK or plugin.get("device") in _ON_UPLINK) and not plugin.get("master"):
-        yield _Wish("interfaces", "master", UPLINK, "")
+    for links in _values(source, "links"):  # of a bond
+        for link in links if isinstance(links, list) else ():
+            for name in _texts(link, "name") if isinstance(link, Mapping) else ():
+                yield _Wish("interfaces", "links", name, name)
     for key in _CHOSEN_OTHERWISE:
-        if value := _text(plugin.get(key)):
+        for value in _texts(source, key):
             yield _Wish("interfaces", key, "", value)
+    if kinds & _ON_UPLINK and not in_pod and "type" in source and not any(_texts(source, "master")):
+        yield _Wish("interfaces", "master", UPLINK, "")
+
+
+def _bridges(source: Mapping[str, Any], kinds: set[str]) -> Iterator[_Wish]:
+    names = list(_texts(source, "bridge"))
+    if "bridge" in kinds and "type" in source and not names:
+        names = [DEFAULT_BRIDGE]
+    if kinds != {"tap"}:  # whose bridge is one of the pod
+        for name in names:
+            yield _Wish("bridges", "bridge", name, name)
+    for vni in _values(source, "vni"):
+        yield _Wish("vnis", "vni", str(vni), str(vni))
 
 
 def _delegates(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    several = plugin.get("delegates")
-    for one in (*(plugin.get(key) for key in _DELEGATES), *(several if isinstance(several, list) else ())):
-        if isinstance(one, Mapping):
-            yield one
+    for key in _DELEGATES:
+        for value in _values(plugin, key):
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, Mapping):
+                    yield one
+
+
+def _values(source: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """The values of a key however it is written: most plugins are in Go, whose JSON does not mind the case (rule 5)."""
+    return (value for name, value in source.items() if str(name).casefold() == key.casefold())
+
+
+def _texts(source: Mapping[str, Any], key: str) -> Iterator[str]:
+    return (value for value in _values(source, key) if isinstance(value, str) and value)
+
+
+def _objects(source: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
+    return (value for value in _values(source, key) if isinstance(value, Mapping))
 
 
 def _paths(value: Any, key: str) -> Iterator[_Wish]:
@@ -234,7 +274,3 @@ def _patterns(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) and one.strip("!") for one in value):
         raise PolicyError(f"{where}={value!r} is not a list of patterns")
     return tuple(value)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

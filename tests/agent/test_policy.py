@@ -14,7 +14,7 @@ rules:
     bridges: ["*"]
     paths: ["*"]
   - namespaces: ["tenant-*"]
-    plugins: [hotnic, macvlan, bridge, tuning, host-local, static, host-device]
+    plugins: [hotnic, macvlan, bridge, tap, tuning, host-local, static, host-device]
     devices: ["*", "!host-device"]
     interfaces: ["*", "!uplink"]
     bridges: ["br-*", "!br-admin"]
@@ -34,7 +34,7 @@ def refusal(*plugins, namespace="tenant-a", asked=None, text=FILE):
         {"type": "hotnic", "device": "macvlan", "master": "eth1"},
         {"type": "macvlan", "master": "eth1", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}]]}},
         {"type": "bridge", "bridge": "br-blue", "ipam": {"type": "static", "addresses": [{"address": "fd00::5/64"}]}},
-        {"type": "bridge", "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks"}},
+        {"type": "bridge", "bridge": "br-1", "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks"}},
         {"type": "hotnic", "device": "macvlan", "master": "eth0", "linkInContainer": True},
         {"type": "hotnic", "device": "overlay", "vni": 7},
         {"type": "hotnic", "device": "overlay", "vni": 5999},
@@ -49,9 +49,9 @@ def test_what_a_rule_has_is_allowed(plugin):
     [
         ({"type": "debug"}, "type='debug' (plugins)"),
         ({"type": "../../tmp/mine"}, "(plugins)"),
-        ({"type": "bridge", "ipam": {"type": "evil"}}, "type='evil' (plugins)"),
-        ({"type": "bridge", "delegate": {"type": "evil"}}, "type='evil' (plugins)"),
-        ({"type": "bridge", "delegates": [{"type": "evil"}]}, "type='evil' (plugins)"),
+        ({"type": "bridge", "bridge": "br-1", "ipam": {"type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "bridge", "bridge": "br-1", "delegate": {"type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "bridge", "bridge": "br-1", "delegates": [{"type": "evil"}]}, "type='evil' (plugins)"),
         ({"type": "hotnic", "device": "host-device", "hostInterface": "eth1"}, "device='host-device' (devices)"),
         ({"type": "host-device", "device": "eth0"}, "device='eth0' (interfaces)"),
         ({"type": "host-device", "pciBusID": "0000:00:03.0"}, "pciBusID='0000:00:03.0' (interfaces)"),
@@ -63,11 +63,30 @@ def test_what_a_rule_has_is_allowed(plugin):
         ({"type": "hotnic", "device": "overlay", "vni": 5005}, "vni='5005' (vnis)"),
         ({"type": "bridge", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
         ({"type": "bridge", "bridge": "br-admin"}, "bridge='br-admin' (bridges)"),
-        ({"type": "bridge", "ipam": {"type": "host-local", "dataDir": "/etc"}}, "dataDir='/etc' (paths)"),
-        ({"type": "bridge", "ipam": {"type": "host-local", "dataDir": "etc"}}, "dataDir='etc' (paths)"),
-        ({"type": "bridge", "x": [{"y": "/var/lib/cni/../../../etc/passwd"}]}, "(paths)"),
-        ({"type": "bridge", "x": "etc/passwd"}, "(paths)"),
-        ({"type": "bridge", "x": "unix:///run/x.sock"}, "(paths)"),
+        ({"type": "bridge"}, "bridge='cni0' (bridges)"),
+        ({"type": "hotnic", "device": "bridge", "bridge": ""}, "bridge='cni0' (bridges)"),
+        ({"type": "bridge", "BRIDGE": "br-admin"}, "bridge='br-admin' (bridges)"),
+        ({"type": "host-device", "device": "hotnic", "Device": "eth0"}, "device='eth0' (interfaces)"),
+        ({"type": "bridge", "device": "tap", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
+        ({"type": "tap", "TYPE": "bridge", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
+        ({"type": "macvlan", "master": "eth1", "Master": "eth0"}, "master='eth0' (interfaces)"),
+        ({"type": "macvlan", "master": "eth1", "IPAM": {"Type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "macvlan", "master": "eth1", "plugins": [{"type": "evil"}]}, "type='evil' (plugins)"),
+        ({"type": "host-device", "device": "eth0", "linkInContainer": True}, "device='eth0' (interfaces)"),
+        ({"type": "macvlan", "master": "eth1", "runtimeConfig": {"deviceID": "x"}}, "deviceID='x' (interfaces)"),
+        ({"type": "bridge", "bridge": "br-1", "args": {"cni": {"master": "eth0"}}}, "master='eth0' (interfaces)"),
+        ({"type": "bridge", "bridge": "br-1", "links": [{"name": "eth0"}]}, "links='eth0' (interfaces)"),
+        (
+            {"type": "bridge", "bridge": "br-1", "ipam": {"type": "host-local", "dataDir": "/etc"}},
+            "dataDir='/etc' (paths)",
+        ),
+        (
+            {"type": "bridge", "bridge": "br-1", "ipam": {"type": "host-local", "dataDir": "etc"}},
+            "dataDir='etc' (paths)",
+        ),
+        ({"type": "bridge", "bridge": "br-1", "x": [{"y": "/var/lib/cni/../../../etc/passwd"}]}, "(paths)"),
+        ({"type": "bridge", "bridge": "br-1", "x": "etc/passwd"}, "(paths)"),
+        ({"type": "bridge", "bridge": "br-1", "x": "unix:///run/x.sock"}, "(paths)"),
         ({"type": "hotnic", "device": "bridge", "bridge": "br-1", "runDir": "/run/mine"}, "runDir='/run/mine' (paths)"),
     ],
 )
