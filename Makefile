@@ -35,7 +35,7 @@ unit: $(STAMP) compiler
 
 netns: $(STAMP) build
 	$(SAY) "tests on the kernel, in network namespaces of their own"
-	@$(PY) -m pytest -q -m netns tests
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m netns tests
 
 test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kernel in an emulated machine: VLANs, SR-IOV, Open vSwitch
 	$(SAY) "the emulated machine itself"
