@@ -51,23 +51,46 @@ class Attachments:
         self._execute = execute
         self._settings = settings
 
+    def examine(self, wanted: Wanted) -> network.NetworkList:
+        """Return the network of a wish, of which nothing is known that would make it fail.
+
+        Raises Refused or NotReady, as `attach` would; nothing is done.
+        """
+        net, selection = self._network(wanted), wanted.selection
+        self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
+        if missing := network.undeclared(net, multinet.capability_args(selection)):
+            raise Refused(
+                "CapabilityNotDeclared", f"network {selection.network} does not declare: {', '.join(missing)}"
+            )
+        if selection.default_route == ():
+            raise Refused("DefaultRouteEmpty", "default-route: a list without a gateway asks for nothing")
+        try:
+            self._examine_devices(net, selection)
+        except errors.CNIError as problem:
+            raise _not_ready(problem) from None
+        return net
+
+    def _examine_devices(self, net: network.NetworkList, selection: multinet.Selection) -> None:
+        env = {"CNI_IFNAME": selection.interface or "net1", "CNI_CONTAINERID": "any"}
+        for plugin in (one for one in net.plugins if one.get("type") == TYPE):
+            stdin = network.plugin_stdin(
+                net,
+                plugin,
+                prev_result=None,
+                runtime=multinet.capability_args(selection),
+                cni_args=selection.cni_args,
+                device_id=selection.device_id,
+            )
+            self._native.examine(env, stdin)
+
     def attach(self, pod: Pod, sandbox: Sandbox, step: Attach) -> Record:
         """Make one attachment and return its record, whole.
 
         Raises Refused for a wish that can never be fulfilled as it stands, NotReady for everything else; nothing is
         left behind then, or the record is, for the next pass to remove.
         """
-        net = self._network(step.wanted)
-        selection = step.wanted.selection
-        self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
-        runtime = multinet.capability_args(selection)
-        if missing := network.undeclared(net, runtime):
-            raise Refused(
-                "CapabilityNotDeclared", f"network {selection.network} does not declare: {', '.join(missing)}"
-            )
-        if selection.default_route == ():
-            raise Refused("DefaultRouteEmpty", "default-route: a list without a gateway asks for nothing")
-        record = self._journal.begin(_new_record(pod, sandbox, step, net, runtime), durable=outlives_reboot(net))
+        net, selection = self.examine(step.wanted), step.wanted.selection
+        record = self._journal.begin(_new_record(pod, sandbox, step, net), durable=outlives_reboot(net))
         try:
             return self._add(record, net, selection)
         except delegate.Missing as problem:
@@ -252,9 +275,7 @@ def outlives_reboot(net: network.NetworkList) -> bool:
     return any(plugin.get("type") != TYPE or devices.outlives_reboot(plugin) for plugin in net.plugins)
 
 
-def _new_record(
-    pod: Pod, sandbox: Sandbox, step: Attach, net: network.NetworkList, runtime: Mapping[str, Any]
-) -> Record:
+def _new_record(pod: Pod, sandbox: Sandbox, step: Attach, net: network.NetworkList) -> Record:
     wanted = step.wanted
     return Record(
         key=Key(sandbox.id, step.ifname),
@@ -266,7 +287,7 @@ def _new_record(
         namespace=sandbox.namespace,
         pod=pod,
         args=chain.kubernetes_args(pod.namespace, pod.name, pod.uid, sandbox.id, wanted.selection),
-        runtime=runtime,
+        runtime=multinet.capability_args(wanted.selection),
         cni_args=wanted.selection.cni_args,
         device_id=wanted.selection.device_id,
         nad_uid=wanted.nad_uid,

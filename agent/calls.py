@@ -232,6 +232,6 @@ def _version(stdin: bytes) -> str:
     """The version to answer errors in, of a request that may be anything."""
     try:
         found = json.loads(stdin)["cniVersion"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return version.CURRENT
     return found if found in version.SUPPORTED else version.CURRENT

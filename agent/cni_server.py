@@ -86,7 +86,12 @@ class Server:
             log.critical("tombstone %s cannot be read and is set aside: %s", path, problem)
             path.rename(path.with_suffix(".damaged"))
             return
-        answer = self._counted(environ, stdin, None)
+        try:
+            answer = self._counted(environ, stdin, None)
+        except Exception:  # one that cannot even be told of must not keep the others from their turn
+            log.exception("tombstone %s is set aside", path)
+            path.rename(path.with_suffix(".damaged"))
+            return
         if _is_hopeless(answer):
             log.critical("tombstone %s is set aside: %s", path, answer.stdout.decode(errors="replace"))
             path.rename(path.with_suffix(".damaged"))

@@ -26,6 +26,7 @@ from agent.locks import Locks
 from agent.model import (
     Asked,
     Desired,
+    Hold,
     Key,
     NotReady,
     Origin,
@@ -38,7 +39,7 @@ from agent.model import (
 )
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
-from agent.plan import INTERFACE_EXISTS, Attach, Plan, Update, element, plan
+from agent.plan import INTERFACE_EXISTS, Attach, Plan, Update, changing, element, plan, spare
 from agent.progress import Progress
 from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
@@ -201,7 +202,17 @@ class Engine:
         if met := [step.wanted for step in decided.withhold if step.hold.reason == INTERFACE_EXISTS]:
             desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled
             decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
-        return desired, decided
+        holds = {step.position: hold for step in changing(decided, links) if (hold := self._refusal(step.wanted))}
+        return desired, spare(decided, holds, links)
+
+    def _refusal(self, wanted: Wanted) -> Hold | None:
+        """Return what is known to be in the way of a wish without trying."""
+        try:
+            self._attachments.examine(wanted)
+        except (NotReady, Refused) as problem:
+            state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
+            return Hold(state, problem.reason, str(problem))
+        return None
 
     def _update(self, progress: Progress, sandbox: Sandbox, step: Update) -> None:
         """Change in place what can be, and replace it where that fails."""

@@ -12,6 +12,7 @@ Rules
 6. What a runtime attached without an annotation's asking is never touched, and its name is taken.
 7. A held element is not attached; where it is attached already, it stays. So does what is attached under the name
    that an element asks for which is wrong as it stands.
+8. A change that is known to be refused changes nothing: what is attached and whole stays as it is.
 """
 
 from __future__ import annotations
@@ -105,6 +106,34 @@ def plan(
     served = {step.position for step in keep} | {step.position for step in update}
     attach, withhold = _additions(desired.attachments, served, taken - leaving)
     return Plan(detach, keep, attach, withhold, update)
+
+
+def changing(decided: Plan, links: Mapping[str, int] | None) -> tuple[Attach | Update, ...]:
+    """Return the steps that change or replace what is attached and whole."""
+    return (*decided.update, *(step for step in decided.attach if _replaced(step, decided, links)))
+
+
+def spare(decided: Plan, holds: Mapping[int, Hold], links: Mapping[str, int] | None) -> Plan:
+    """Return the plan without the steps at these positions; what they would have replaced stays (rule 8)."""
+    held = [step for step in changing(decided, links) if step.position in holds]
+    stays = {record.key for step in held if isinstance(step, Attach) for record in _replaced(step, decided, links)}
+    return Plan(
+        tuple(record for record in decided.detach if record.key not in stays),
+        decided.keep,
+        tuple(step for step in decided.attach if step not in held),
+        (*decided.withhold, *(Withhold(step.position, step.wanted, holds[step.position]) for step in held)),
+        tuple(step for step in decided.update if step not in held),
+    )
+
+
+def _replaced(step: Attach, decided: Plan, links: Mapping[str, int] | None) -> tuple[Record, ...]:
+    return tuple(
+        record
+        for record in decided.detach
+        if record.key.ifname == step.ifname
+        and record.phase is Phase.ATTACHED
+        and (links or {}).get(step.ifname) in (record.ifindex, *(() if record.ifindex else (links or {}).values()))
+    )
 
 
 def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep]:

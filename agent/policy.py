@@ -18,6 +18,7 @@ that none matches may use nothing.
         bridges: ["br-tenant-*"]
         paths: ["/var/lib/cni/*"]                           values that are paths on the node
         vnis: ["5000-5999"]                                 network numbers of the device overlay
+        privileges: [gateway]                               see rule 7
 
 Rules
 1. A list has shell patterns, that of VNIs numbers and ranges besides. `!` before one excludes what it matches,
@@ -29,6 +30,8 @@ Rules
 4. Calls that name no namespace are the administrator's own (podman, cnitool): nothing is asked of them.
 5. Keys are read however they are written, as plugins in Go do, and where plugins look besides: args.cni, runtimeConfig.
 6. Keys of the file that are not known are an error: a typo must not open the node.
+7. `gateway`: the node gets an address that the network chooses, and routes through it (isGateway, ptp, veth with
+   addresses): one of the node's own peers could be chosen. `ipMasq`: the node translates addresses.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ OTHERS = ("namespaceIsolation", "globalNamespaces")  # the controller's keys of 
 _CHOSEN_OTHERWISE = ("hwaddr", "kernelpath", "pciBusID", "deviceID")
 _DELEGATES = ("ipam", "delegate", "delegates", "plugins")
 _ON_A_MASTER = frozenset({"macvlan", "ipvlan", "vlan"})
+_SEGMENT = re.compile(r"hn[bv](\d+)")  # as devices.segment names the links of an overlay
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _ON_UPLINK = frozenset({"macvlan", "ipvlan"})  # by default
 DEFAULT_BRIDGE = "cni0"  # of the reference plugin, and of ours
@@ -67,6 +71,7 @@ class Rule:
     bridges: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     vnis: tuple[str, ...] = ()
+    privileges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ def _wishes(plugin: Mapping[str, Any]) -> Iterator[_Wish]:
     for source in _sources(plugin):
         yield from _interfaces(source, kinds, named)
         yield from _bridges(source, kinds)
+    yield from _privileges(plugin, kinds)
     yield from _paths(plugin, "")
     for delegate in _delegates(plugin):
         yield from _wishes(delegate)
@@ -173,6 +179,8 @@ def _interfaces(source: Mapping[str, Any], kinds: set[str], named: set[str]) -> 
     for key in sorted(named - ({"master"} if in_pod else set())):
         for value in _texts(source, key):
             yield _Wish("interfaces", key, value, value)
+            if segment := _SEGMENT.fullmatch(value):
+                yield _Wish("vnis", key, segment[1], value)
     for links in _values(source, "links"):  # of a bond
         for link in links if isinstance(links, list) else ():
             for name in _texts(link, "name") if isinstance(link, Mapping) else ():
@@ -191,8 +199,21 @@ def _bridges(source: Mapping[str, Any], kinds: set[str]) -> Iterator[_Wish]:
     if kinds != {"tap"}:  # whose bridge is one of the pod
         for name in names:
             yield _Wish("bridges", "bridge", name, name)
+            if segment := _SEGMENT.fullmatch(name):  # on this bridge one is in that overlay
+                yield _Wish("vnis", "bridge", segment[1], name)
     for vni in _values(source, "vni"):
         yield _Wish("vnis", "vni", str(vni), str(vni))
+
+
+def _privileges(plugin: Mapping[str, Any], kinds: set[str]) -> Iterator[_Wish]:
+    for key in ("isGateway", "isDefaultGateway"):
+        if any(_values(plugin, key)):
+            yield _Wish("privileges", key, "gateway", "gateway")
+    has_addresses = any(any(_texts(ipam, "type")) for ipam in _objects(plugin, "ipam"))
+    if "ptp" in kinds or ("veth" in kinds and has_addresses):
+        yield _Wish("privileges", "type" if "ptp" in kinds else "device", "gateway", "gateway")
+    if any(_values(plugin, "ipMasq")):
+        yield _Wish("privileges", "ipMasq", "ipMasq", "ipMasq")
 
 
 def _delegates(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -243,6 +243,35 @@ def test_without_an_agent_add_is_to_be_tried_again_and_delete_is_replayed_later(
     assert list((agent.run_dir / "tombstones").iterdir()) == []
 
 
+@pytest.mark.parametrize("stdin", [b'{"a":' * 100000, b"[" * 100000], ids=["objects", "lists"])
+def test_a_configuration_that_is_nested_too_deeply_is_told_as_such(agent, executable, pod_netns, stdin):
+    environ = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "net1", "CNI_PATH": "/nowhere"}
+    answer = agent._handle(environ, stdin, None)
+    assert (answer.exit_code, json.loads(answer.stdout)["code"]) == (1, 6)
+
+
+def test_a_tombstone_that_cannot_be_told_of_keeps_no_other_from_its_turn(call, agent, pod_netns):
+    call("ADD")
+    agent.stop()
+    assert call("DEL") == (0, None)
+    (grave,) = (agent.run_dir / "tombstones").glob("*.bin")
+    grave.with_name("0-first.bin").write_bytes(grave.read_bytes())
+    calls = []
+
+    def poisoned(*call):
+        calls.append(call)
+        if len(calls) == 1:
+            raise RecursionError("poison")
+        return agent.handle(*call)
+
+    agent._handle = poisoned
+    agent.start()
+    end = time.monotonic() + 10
+    while list((agent.run_dir / "tombstones").glob("*.bin")) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [one.name for one in (agent.run_dir / "tombstones").iterdir()] == ["0-first.damaged"]
+
+
 def test_an_add_whose_caller_is_gone_is_undone(agent, executable, pod_netns):
     entered, leave = threading.Event(), threading.Event()
     real = agent.handle

@@ -114,6 +114,10 @@ class FakeAttachments:
         self.journal.update(record, durable=False)
         return record
 
+    def examine(self, wanted):
+        if problem := self.world.fails.get(f"examine {wanted.selection.mac}"):
+            raise problem
+
     def update(self, step):
         if problem := self.world.fails.get(f"update {step.record.key.ifname}"):
             raise problem
@@ -224,6 +228,21 @@ def test_a_change_that_can_be_made_in_place_detaches_nothing(story):
     story.apply("r3", with_mac("02:00:00:00:00:02"))
     story.settled("r3")
     assert story.world.done == ["+x1", "~x1"]
+
+
+@pytest.mark.parametrize("config", [OURS, "{}"], ids=["in-place", "replacement"])
+def test_a_change_that_is_known_to_be_refused_changes_nothing(story, config):
+    before, after = (Wanted(multinet.Selection("ns", "a", interface="x1", mac=mac), config) for mac in ("", "wrong"))
+    story.apply("r1", before)
+    story.settled("r1")
+    story.world.fails["examine wrong"] = Refused("PolicyForbids", "not for you")
+    story.apply("r2", after)
+    outcome = story.settled("r2")
+    assert (states(outcome), outcome.released) == ([("x1", "Refused", "PolicyForbids")], ())
+    assert story.world.done == ["+x1"]
+    del story.world.fails["examine wrong"]
+    story.apply("r3", after)
+    assert states(story.settled("r3")) == [("x1", "Attached", "")]
 
 
 def test_a_change_in_place_that_fails_becomes_a_replacement(story):

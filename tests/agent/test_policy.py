@@ -14,7 +14,7 @@ rules:
     bridges: ["*"]
     paths: ["*"]
   - namespaces: ["tenant-*"]
-    plugins: [hotnic, macvlan, bridge, tap, tuning, host-local, static, host-device]
+    plugins: [hotnic, macvlan, bridge, tap, ptp, tuning, host-local, static, host-device]
     devices: ["*", "!host-device"]
     interfaces: ["*", "!uplink"]
     bridges: ["br-*", "!br-admin"]
@@ -37,6 +37,8 @@ def refusal(*plugins, namespace="tenant-a", asked=None, text=FILE):
         {"type": "bridge", "bridge": "br-1", "ipam": {"type": "host-local", "dataDir": "/var/lib/cni/networks"}},
         {"type": "hotnic", "device": "macvlan", "master": "eth0", "linkInContainer": True},
         {"type": "hotnic", "device": "overlay", "vni": 7},
+        {"type": "hotnic", "device": "veth"},
+        {"type": "bridge", "bridge": "br-1", "isGateway": False},
         {"type": "hotnic", "device": "overlay", "vni": 5999},
     ],
 )
@@ -65,6 +67,14 @@ def test_what_a_rule_has_is_allowed(plugin):
         ({"type": "bridge", "bridge": "br-admin"}, "bridge='br-admin' (bridges)"),
         ({"type": "bridge"}, "bridge='cni0' (bridges)"),
         ({"type": "hotnic", "device": "bridge", "bridge": ""}, "bridge='cni0' (bridges)"),
+        ({"type": "bridge", "bridge": "br-1", "isGateway": True}, "isGateway='gateway' (privileges)"),
+        ({"type": "bridge", "bridge": "br-1", "isDefaultGateway": "yes"}, "isDefaultGateway='gateway' (privileges)"),
+        ({"type": "bridge", "bridge": "br-1", "IPMASQ": True}, "ipMasq='ipMasq' (privileges)"),
+        ({"type": "ptp", "ipam": {"type": "static"}}, "type='gateway' (privileges)"),
+        ({"type": "hotnic", "device": "veth", "ipam": {"type": "static"}}, "device='gateway' (privileges)"),
+        ({"type": "macvlan", "master": "hnb6000"}, "master='hnb6000' (vnis)"),
+        ({"type": "macvlan", "master": "hnv6000"}, "master='hnv6000' (vnis)"),
+        ({"type": "bridge", "bridge": "hnb6000"}, "(bridges)"),
         ({"type": "bridge", "BRIDGE": "br-admin"}, "bridge='br-admin' (bridges)"),
         ({"type": "host-device", "device": "hotnic", "Device": "eth0"}, "device='eth0' (interfaces)"),
         ({"type": "bridge", "device": "tap", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
