@@ -169,7 +169,9 @@ class Native:
         device, ipam = self._device(call), options.ipam(call.config)
         if ipam:
             self._ipam(call, ipam, "CHECK")
-        want = _want(device, result.decode(previous) if ipam else None)
+        before = result.decode(previous)
+        want = _want(device, before if ipam else None)
+        want = replace(want, mac=want.mac or _mac(before, call))  # one that was not chosen is not to change either
         have = self._kernel.read(device, want, fd)
         if found := _mismatches(device, want, have):
             raise errors.CNIError(errors.Code.INTERNAL, "; ".join(found))
@@ -264,6 +266,13 @@ def _mismatches(device: Device, want: Interface, have: Have) -> tuple[str, ...]:
         *device.mismatches(want, have),
         *shaping.mismatches(want, have, device.host_end()),
     )
+
+
+def _mac(before: result.Result, call: _Call) -> str:
+    """Return the MAC that a result has for the call's interface; "": it has none."""
+    netns_path = call.env.get("CNI_NETNS", "")
+    macs = (one.mac for one in before.interfaces if (one.name, one.sandbox) == (call.key.ifname, netns_path))
+    return next(macs, "")
 
 
 def _want(device: Device, addresses: result.Result | None) -> Interface:

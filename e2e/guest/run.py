@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 def pytest_command(arguments: Sequence[str]) -> list[str]:
     """Return the command that runs pytest in the guest, with no more of the environment than it needs."""
     passed_on = [f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ]
-    own = ["HOTNIC_FULL_KERNEL=1", "TMPDIR=/run/tmp", "PYTHONUNBUFFERED=1"]
+    own = ["HOTNIC_FULL_KERNEL=1", "TMPDIR=/dev/shm", "PYTHONUNBUFFERED=1"]
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     colour = f"--color={'yes' if sys.stdout.isatty() else 'no'}"  # in there it writes to a terminal in any case
     return ["env", "-i", *passed_on, *own, *pytest, colour, *arguments]

@@ -4,7 +4,7 @@
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-mkdir -p /dev/pts /dev/shm /dev/net /run/tmp /run/lock /run/netns
+mkdir -p /dev/pts /dev/shm /dev/net /run/lock /run/netns
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -305,6 +305,14 @@ def test_check_says_that_another_interface_has_the_name(pod_netns):
         plugin("CHECK", prevResult=previous)
 
 
+def test_check_names_a_mac_that_changed_though_none_was_chosen(pod_netns):
+    plugin = Device(pod_netns)
+    previous = plugin("ADD")
+    ip("link", "set", "net1", "address", "02:00:00:00:00:77", netns=pod_netns)
+    with pytest.raises(errors.CNIError, match=f"02:00:00:00:00:77, not {BEFORE['address']}"):
+        plugin("CHECK", prevResult=previous)
+
+
 def test_what_was_shaped_in_the_pod_is_free_on_the_node(pod_netns):
     shaped = {"ingressRate": 10**7, "ingressBurst": 10**6, "egressRate": 10**7, "egressBurst": 10**6}
     plugin = Device(pod_netns, **shaped)
