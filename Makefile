@@ -50,6 +50,8 @@ e2e: $(STAMP) build prepare
 bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
 	$(SAY) "benchmarks"
 	@$(PY) -m benchmarks.run
+	@$(PY) -m benchmarks.cni_calls
+	@$(PY) -m benchmarks.multus_calls
 
 build: $(STAMP) bin/hotnic bin/hotnic.py ## the CNI executable: bin/hotnic, and for any architecture bin/hotnic.py
 

@@ -151,11 +151,11 @@ def burst(plugins: list[Plugin], rounds: int = 3) -> None:
         row(name, f"{statistics.median(seconds):.2f}", ratio)
 
 
-def call(plugin: Plugin, verb: str, container: str, path: str) -> float:
+def call(plugin: Plugin, verb: str, container: str, path: str, args: str = "") -> float:
     """Run the plugin once; return the milliseconds from its start to its end."""
     environment = {
         "CNI_COMMAND": verb, "CNI_CONTAINERID": container, "CNI_NETNS": path, "CNI_IFNAME": "net1",
-        "CNI_PATH": str(build.tools()), "PATH": os.environ["PATH"],
+        "CNI_PATH": str(build.tools()), "CNI_ARGS": args, "PATH": os.environ["PATH"],
     }  # fmt: skip
     answer, stdin = os.memfd_create("answer"), os.memfd_create("stdin")
     try:
