@@ -57,6 +57,11 @@ class Attachments:
         Raises Refused or NotReady, as `attach` would; nothing is done.
         """
         net, selection = self._network(wanted), wanted.selection
+        for key in ("runtimeConfig", "prevResult"):
+            if any(key in plugin for plugin in net.plugins):
+                raise Refused(
+                    "InvalidConfiguration", f"network {selection.network}: {key} is not a definition's to say"
+                )
         self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
         if missing := network.undeclared(net, multinet.capability_args(selection)):
             raise Refused(
@@ -165,8 +170,13 @@ class Attachments:
         self, namespace: str, plugins: Collection[Mapping[str, Any]], asked: Mapping[str, Any] | None
     ) -> None:
         """Raise Refused where the policy does not let networks of that namespace do this."""
-        if why := self._settings.policy.refusal(namespace, plugins, asked, self._kernel.uplinks):
+        if why := self._settings.policy.refusal(namespace, plugins, asked, self._kernel.is_uplink):
             raise Refused("PolicyForbids", why)
+
+    def seen(self, record: Record, fd: int) -> Record:
+        """Return the record with the index of its link, by which that is known whatever it is called later."""
+        link = self._kernel.pod_link(fd, record.key.ifname)
+        return record if link is None else replace(record, ifindex=link.index)
 
     def is_there(self, record: Record) -> bool:
         """Whether the record's interface is in its sandbox now."""

@@ -94,6 +94,7 @@ class Calls:
             case "DEL":
                 self._delete(call, env)
             case "CHECK":
+                self._refuse_forbidden(call)
                 self._native("CHECK", env, call.config.raw, OTHERS_S, _checked(netns_fd, environ))
             case "STATUS":
                 self._status(call, env)
@@ -135,6 +136,7 @@ class Calls:
                 self._detach_quietly(record)
                 raise
             record = self._journal.record(key) or record  # with what the device has saved meanwhile
+            record = self._attachments.seen(record, fd)
             self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
         return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
 
@@ -164,7 +166,15 @@ class Calls:
                 self._attachments.detach(record)
             else:
                 with suppress(delegate.Missing):  # what is not on this node has not been executed here
-                    self._native("DEL", env, call.config.raw, OTHERS_S)
+                    self._native("DEL", env, self._without_the_forbidden(call), OTHERS_S)
+
+    def _without_the_forbidden(self, call: request.Request) -> Mapping[str, Any]:
+        """The configuration for the DEL of what was refused at its ADD: nothing of it is executed now either."""
+        try:
+            self._refuse_forbidden(call)
+        except errors.CNIError:
+            return {key: value for key, value in call.config.raw.items() if key != "ipam"}
+        return call.config.raw
 
     def _status(self, call: request.Request, env: Mapping[str, str]) -> None:
         self._refuse_while_waiting()

@@ -153,7 +153,9 @@ class Native:
             self._unplug(call, fd)
         finally:
             ipam = call.config.get("ipam")  # not parsed: rule 3
-            self._release(call, ipam if isinstance(ipam, Mapping) and ipam.get("type") else None)
+            self._release(
+                call, ipam if isinstance(ipam, Mapping) and ipam.get("type") not in (None, "", TYPE) else None
+            )
 
     def _unplug(self, call: _Call, fd: int | None) -> None:
         try:

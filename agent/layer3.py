@@ -195,6 +195,18 @@ def main_table(where: rtnl.Socket, version: int) -> list[Any]:
             return []
 
 
+def uplinks(node: rtnl.Socket) -> frozenset[int]:
+    """Return the indexes of the links that bear a default route, of any table, or half of one."""
+    found_links: set[int] = set()
+    with translated("read the node's default routes"):
+        for version in (4, 6):
+            for message in node.dump(rtnl.GETROUTE, {"family": family(version)}, []):
+                if message["dst_len"] <= 1 and message["type"] == _UNICAST:
+                    one = rtnl.attributes(message)
+                    found_links |= {hop["oif"] for hop in one.get("RTA_MULTIPATH") or ()} | {one.get("RTA_OIF") or 0}
+    return frozenset(found_links - {0})
+
+
 STEPS: Mapping[type, Callable[[Place, Any], None]] = {
     links.AddAddress: _add_address,
     links.AwaitAddresses: _await_addresses,

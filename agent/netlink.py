@@ -18,7 +18,7 @@ from typing import Any
 from agent import interface, netns, rtnl, shaping
 from agent.apply import apply, read
 from agent.devices.contract import Device
-from agent.layer3 import add_route, addresses, main_table, routes
+from agent.layer3 import add_route, addresses, main_table, routes, uplinks
 from agent.links import Have, Interface, Link, Read, Step, everywhere
 from agent.locks import Locks
 from agent.model import Displaced
@@ -27,6 +27,7 @@ from agent.underlay import Underlay
 from cni import errors, result
 
 _MAIN_TABLE = 254
+_NAME = 15  # bytes of a link's own name; other names may be longer
 _ROUNDS = 3  # the kernel may undo a neighbour of what was changed
 
 
@@ -56,11 +57,19 @@ class Kernel:
         """Delete a link of the node by its index; one that is gone already is fine."""
         delete(self._node(), gone)
 
-    def uplinks(self) -> frozenset[str]:
-        """Return the names of the node's links that bear a default route."""
+    def is_uplink(self, name: str) -> bool:
+        """Whether the node's link of that name, or with it as another name, bears a default route, in any table.
+
+        Two halves of everything are one as well.
+        """
         node = self._node()
-        with translated("read the node's default routes"):
-            return frozenset(route.ifname for version in (4, 6) for _, route in _default_routes(node, version))
+        try:
+            there = (
+                get(node, name) if len(name.encode()) <= _NAME else found(node, name, {}, [("IFLA_ALT_IFNAME", name)])
+            )
+        except errors.CNIError:
+            return True  # no name that the kernel takes: whatever a plugin makes of it, it is not known to be harmless
+        return there is not None and there.index in uplinks(node)
 
     def _node(self) -> rtnl.Socket:
         node = getattr(self._local, "node", None)

@@ -73,6 +73,8 @@ def ipam(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         raise invalid("ipam", value, "must be an object")
     if value and not isinstance(value.get("type") or "", str):
         raise invalid("ipam.type", value["type"], "must be a string")
+    if value and value.get("type") == "hotnic":
+        raise invalid("ipam.type", value["type"], "gives no addresses")
     return value if value and value.get("type") else None
 
 

@@ -7,12 +7,14 @@ that none matches may use nothing.
     rules:
       - namespaces: [default, kube-system]                  the administrators' own
         plugins: ["*"]
+        ipam: ["*"]
         devices: ["*"]
         interfaces: ["*"]
         bridges: ["*"]
         paths: ["*"]
       - namespaces: ["*"]
-        plugins: [hotnic, macvlan, host-local, static]      every `type`, those of IPAM and delegates too
+        plugins: [hotnic, macvlan, tuning]                  every `type`, those of delegates too
+        ipam: [host-local, static]                          but for these
         devices: ["*", "!host-device"]                      kinds of the type hotnic
         interfaces: ["*", "!uplink"]                        of the node; the word means what bears a default route
         bridges: ["br-tenant-*"]
@@ -52,6 +54,7 @@ _CHOSEN_OTHERWISE = ("hwaddr", "kernelpath", "pciBusID", "deviceID")
 _DELEGATES = ("ipam", "delegate", "delegates", "plugins")
 _ON_A_MASTER = frozenset({"macvlan", "ipvlan", "vlan"})
 _SEGMENT = re.compile(r"hn[bv](\d+)")  # as devices.segment names the links of an overlay
+_PATTERN = re.compile(r"!?[^\s!][^\s]*")
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _ON_UPLINK = frozenset({"macvlan", "ipvlan"})  # by default
 DEFAULT_BRIDGE = "cni0"  # of the reference plugin, and of ours
@@ -66,6 +69,7 @@ class PolicyError(ValueError):
 class Rule:
     namespaces: tuple[str, ...]
     plugins: tuple[str, ...] = ()
+    ipam: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     bridges: tuple[str, ...] = ()
@@ -85,21 +89,23 @@ class Policy:
         namespace: str,
         plugins: Collection[Mapping[str, Any]],
         asked: Mapping[str, Any] | None,
-        uplinks: Callable[[], Collection[str]],
+        is_uplink: Callable[[str], bool],
     ) -> str:
         """Return why a network of that namespace may not be attached; "": it may.
 
-        `plugins`: their configurations. `asked`: the annotation's cni-args. `uplinks`: the node's interfaces with a
-        default route, asked for only where an interface is named.
+        `plugins`: their configurations. `asked`: the annotation's cni-args. `is_uplink`: whether an interface of the
+        node bears a default route, asked only where one is named.
         """
         if self.rules is None or not namespace:
             return ""
         rule = next((one for one in self.rules if _allowed(one.namespaces, namespace)), None)
         if rule is None:
             return f"policy: no rule lets networks of namespace {namespace} use anything"
+        if twice := next(filter(None, map(_written_twice, plugins)), ""):
+            return f"policy: networks of namespace {namespace} may not write a key twice in different case: {twice}"
         wishes = [*(wish for plugin in plugins for wish in _wishes(plugin)), *_paths(asked or {}, "cni-args")]
         for wish in wishes:
-            if not wish.is_allowed(rule, uplinks):
+            if not wish.is_allowed(rule, is_uplink):
                 return f"policy: networks of namespace {namespace} may not use {wish}"
         return ""
 
@@ -107,7 +113,7 @@ class Policy:
 def parse(text: str) -> Policy:
     """Return the policy that a YAML document is. Raises PolicyError."""
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)  # noqa: S506 it is a safe one
     except yaml.YAMLError as problem:
         raise PolicyError(f"not YAML: {problem}") from None
     if document is None:
@@ -116,12 +122,22 @@ def parse(text: str) -> Policy:
         raise PolicyError("not a mapping of keys to values")
     if unknown := sorted(set(document) - {"rules", *OTHERS}, key=str):
         raise PolicyError(f"unknown key {unknown[0]!r}")
-    rules = document.get("rules")
-    if rules is None:
+    if "rules" not in document:
         return Policy()
+    rules = document["rules"]
     if not isinstance(rules, list):
         raise PolicyError("rules is not a list")
     return Policy(tuple(_rule(rule, f"rules[{position}]") for position, rule in enumerate(rules)))
+
+
+class _Loader(yaml.SafeLoader):
+    """Minds a key that is there twice: the first one would count for nothing, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 as overridden
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise PolicyError(f"key {twice[0]!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +152,19 @@ class _Wish:
     def __str__(self) -> str:
         return f"{self.key}={self.value!r} ({self.kind})"
 
-    def is_allowed(self, rule: Rule, uplinks: Callable[[], Collection[str]]) -> bool:
+    def is_allowed(self, rule: Rule, is_uplink: Callable[[str], bool]) -> bool:
         patterns = getattr(rule, self.kind)
         if not self.name:
             return "*" in patterns and not any(pattern.startswith("!") for pattern in patterns)
-        also = UPLINK if self.kind == "interfaces" and self.name in uplinks() else ""
+        also = UPLINK if self.kind in ("interfaces", "bridges") and is_uplink(self.name) else ""
         return _allowed(patterns, self.name, also)
 
 
-def _wishes(plugin: Mapping[str, Any]) -> Iterator[_Wish]:
-    """All that one plugin's configuration names, its delegates' included."""
+def _wishes(plugin: Mapping[str, Any], listed: str = "plugins") -> Iterator[_Wish]:
+    """All that one plugin's configuration names, its delegates' included. `listed`: where its type has to be."""
     types, devices = set(_texts(plugin, "type")), set(_texts(plugin, "device"))
     for kind in sorted(types):
-        yield _Wish("plugins", "type", kind, kind)
+        yield _Wish(listed, "type", kind, kind)
     if "hotnic" in types:
         for device in sorted(devices or {""}):
             yield _Wish("devices", "device", device, device)
@@ -162,8 +178,9 @@ def _wishes(plugin: Mapping[str, Any]) -> Iterator[_Wish]:
         yield from _bridges(source, kinds)
     yield from _privileges(plugin, kinds)
     yield from _paths(plugin, "")
-    for delegate in _delegates(plugin):
-        yield from _wishes(delegate)
+    for key in _DELEGATES:
+        for delegate in _delegates(plugin, key):
+            yield from _wishes(delegate, "ipam" if key == "ipam" else "plugins")
 
 
 def _sources(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -216,12 +233,22 @@ def _privileges(plugin: Mapping[str, Any], kinds: set[str]) -> Iterator[_Wish]:
         yield _Wish("privileges", "ipMasq", "ipMasq", "ipMasq")
 
 
-def _delegates(plugin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for key in _DELEGATES:
-        for value in _values(plugin, key):
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, Mapping):
-                    yield one
+def _delegates(plugin: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
+    for value in _values(plugin, key):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping):
+                yield one
+
+
+def _written_twice(value: Any) -> str:
+    """Return a key that is there twice but for its case: whoever reads it does not read what was judged."""
+    if isinstance(value, list):
+        return next(filter(None, map(_written_twice, value)), "")
+    if not isinstance(value, Mapping):
+        return ""
+    names = sorted(str(name) for name in value)
+    twice = next((name for name in names if sum(name.casefold() == one.casefold() for one in names) > 1), "")
+    return twice or next(filter(None, map(_written_twice, value.values())), "")
 
 
 def _values(source: Mapping[str, Any], key: str) -> Iterator[Any]:
@@ -292,6 +319,19 @@ def _rule(value: Any, where: str) -> Rule:
 
 
 def _patterns(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) and one.strip("!") for one in value):
+    if not isinstance(value, list) or not all(isinstance(one, str) and _PATTERN.fullmatch(one) for one in value):
         raise PolicyError(f"{where}={value!r} is not a list of patterns")
+    if where.endswith(".vnis") and (wrong := [one for one in value if not _is_of_numbers(one)]):
+        raise PolicyError(f"{where}: {wrong[0]!r} is no number, no range and not *")
     return tuple(value)
+
+
+def _is_of_numbers(pattern: str) -> bool:
+    numbers = pattern.removeprefix("!")
+    found = _RANGE.fullmatch(numbers)
+    return numbers == "*" or numbers.isdecimal() or (bool(found) and _ascends(numbers))
+
+
+def _ascends(numbers: str) -> bool:
+    low, _, high = numbers.partition("-")
+    return int(low) <= int(high)

@@ -160,10 +160,10 @@ def test_check_names_each_vlan_that_is_missing_or_other(pod_netns):
 def test_a_bridge_without_vlan_filtering_is_refused_and_left_as_it_is(pod_netns, config):
     ip("link", "add", "br0", "type", "bridge")
     before = link("br0")
-    for verb in ("ADD", "STATUS"):
+    for verb, code in (("ADD", 7), ("STATUS", 50)):
         with pytest.raises(errors.CNIError) as caught:
             Plugin(pod_netns, **config)(verb)
-        assert caught.value.code == 7
+        assert caught.value.code == code
         for named in ("'br0'", "vlan", "ip link set br0 type bridge vlan_filtering 1"):
             assert named in caught.value.message
     assert link("br0") == before

@@ -148,6 +148,39 @@ def test_a_network_that_the_policy_forbids_to_the_pods_namespace_is_refused(call
     assert call("DEL", env={"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"})[0] == 0  # what was allowed once, is removed
 
 
+@pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL"])
+def test_nothing_that_the_policy_forbids_is_executed_whatever_the_verb(call, agent, verb):
+    agent.stop()
+    rule = Rule(("tenant",), plugins=("hotnic",), ipam=("static",), devices=("*",), bridges=("*",), paths=("*",))
+    agent.policy = Policy((rule,))
+    executed = []
+    agent.ipam = lambda plugin, *_: executed.append(plugin)
+    agent.start()
+    previous = {"cniVersion": "1.1.0"}
+    call(verb, env={"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"}, ipam={"type": "evil"}, prevResult=previous)
+    assert executed == []
+    call(verb, env={"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"}, ipam={"type": "static"}, prevResult=previous)
+    assert "static" in executed
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+def test_we_are_no_ipam_plugin_of_our_own(call, agent, verb):
+    """The nested call would wait for the sandbox that its caller holds."""
+    begun = time.monotonic()
+    code, document = call(verb, ipam={"type": "hotnic", "device": "dummy"})
+    assert (code, (document or {}).get("code")) == ((1, 7) if verb == "ADD" else (0, None))
+    assert (time.monotonic() - begun < 10, agent.journal.records()) == (True, ())
+
+
+def test_a_link_that_the_pod_renamed_is_removed(call, agent, pod_netns):
+    subprocess.run(["ip", "link", "add", "m0", "type", "veth", "peer", "name", "m1"], check=True)
+    assert call("ADD", device="macvlan", master="m0")[0] == 0
+    inside = ["ip", "netns", "exec", Path(pod_netns).name, "ip"]
+    subprocess.run([*inside, "link", "set", "net1", "name", "mine"], check=True)
+    assert call("DEL", device="macvlan", master="m0") == (0, None)
+    assert links(pod_netns) == set()
+
+
 def test_a_failed_add_leaves_neither_link_nor_record(call, agent, pod_netns):
     code, document = call("ADD", ipam={"type": "missing"})
     assert (code, document["code"], document["cniVersion"]) == (1, 50, "1.1.0")

@@ -9,12 +9,14 @@ namespaceIsolation: true
 rules:
   - namespaces: [default, "kube-*"]
     plugins: ["*"]
+    ipam: ["*"]
     devices: ["*"]
     interfaces: ["*"]
     bridges: ["*"]
     paths: ["*"]
   - namespaces: ["tenant-*"]
-    plugins: [hotnic, macvlan, bridge, tap, ptp, tuning, host-local, static, host-device]
+    plugins: [hotnic, macvlan, bridge, tap, ptp, tuning, host-device]
+    ipam: [host-local, static]
     devices: ["*", "!host-device"]
     interfaces: ["*", "!uplink"]
     bridges: ["br-*", "!br-admin"]
@@ -24,7 +26,7 @@ rules:
 
 
 def refusal(*plugins, namespace="tenant-a", asked=None, text=FILE):
-    return policy.parse(text).refusal(namespace, plugins, asked, lambda: {"eth0"})
+    return policy.parse(text).refusal(namespace, plugins, asked, "eth0".__eq__)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_what_a_rule_has_is_allowed(plugin):
     [
         ({"type": "debug"}, "type='debug' (plugins)"),
         ({"type": "../../tmp/mine"}, "(plugins)"),
-        ({"type": "bridge", "bridge": "br-1", "ipam": {"type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "bridge", "bridge": "br-1", "ipam": {"type": "evil"}}, "type='evil' (ipam)"),
         ({"type": "bridge", "bridge": "br-1", "delegate": {"type": "evil"}}, "type='evil' (plugins)"),
         ({"type": "bridge", "bridge": "br-1", "delegates": [{"type": "evil"}]}, "type='evil' (plugins)"),
         ({"type": "hotnic", "device": "host-device", "hostInterface": "eth1"}, "device='host-device' (devices)"),
@@ -76,11 +78,14 @@ def test_what_a_rule_has_is_allowed(plugin):
         ({"type": "macvlan", "master": "hnv6000"}, "master='hnv6000' (vnis)"),
         ({"type": "bridge", "bridge": "hnb6000"}, "(bridges)"),
         ({"type": "bridge", "BRIDGE": "br-admin"}, "bridge='br-admin' (bridges)"),
-        ({"type": "host-device", "device": "hotnic", "Device": "eth0"}, "device='eth0' (interfaces)"),
+        ({"type": "host-device", "Device": "eth0"}, "device='eth0' (interfaces)"),
         ({"type": "bridge", "device": "tap", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
-        ({"type": "tap", "TYPE": "bridge", "bridge": "cni0"}, "bridge='cni0' (bridges)"),
-        ({"type": "macvlan", "master": "eth1", "Master": "eth0"}, "master='eth0' (interfaces)"),
-        ({"type": "macvlan", "master": "eth1", "IPAM": {"Type": "evil"}}, "type='evil' (plugins)"),
+        ({"type": "tap", "TYPE": "bridge", "bridge": "cni0"}, "in different case"),
+        ({"type": "macvlan", "master": "eth1", "Master": "eth0"}, "in different case"),
+        ({"type": "macvlan", "master": "eth0", "linkInContainer": True, "LinkInContainer": False}, "in different case"),
+        ({"type": "macvlan", "Master": "eth0"}, "master='eth0' (interfaces)"),
+        ({"type": "bridge", "bridge": "br-1", "ipam": {"type": "macvlan"}}, "type='macvlan' (ipam)"),
+        ({"type": "macvlan", "master": "eth1", "IPAM": {"Type": "evil"}}, "type='evil' (ipam)"),
         ({"type": "macvlan", "master": "eth1", "plugins": [{"type": "evil"}]}, "type='evil' (plugins)"),
         ({"type": "host-device", "device": "eth0", "linkInContainer": True}, "device='eth0' (interfaces)"),
         ({"type": "macvlan", "master": "eth1", "runtimeConfig": {"deviceID": "x"}}, "deviceID='x' (interfaces)"),
@@ -136,6 +141,13 @@ def test_a_file_without_rules_allows_everything():
         ("rules: [{namespaces: a}]", "rules[0].namespaces='a'"),
         ("rules: [{namespaces: [a], paths: ['!']}]", "rules[0].paths"),
         ("rulez: []", "unknown key 'rulez'"),
+        ("rules:", "rules is not a list"),
+        ("rules: [{namespaces: [a], interfaces: ['! uplink']}]", "rules[0].interfaces"),
+        ("rules: [{namespaces: [a], vnis: ['9-1']}]", "'9-1'"),
+        ("rules: [{namespaces: [a], vnis: ['5 - 6']}]", "rules[0].vnis"),
+        ("rules: [{namespaces: [a], vnis: [abc]}]", "'abc'"),
+        ("rules: []\nrules: []", "'rules' is there twice"),
+        ("rules: [{namespaces: [a], namespaces: [b]}]", "'namespaces' is there twice"),
         ("[", "not YAML"),
         ("[1]", "not a mapping"),
     ],
