@@ -129,6 +129,8 @@ class Case:
 
     def attachment(self, ifname: str = "net1") -> Attachment:
         """Return a new container's, in a new namespace."""
+        if self.world.exclusive:
+            self.node.make_own_links()
         return replace(self.elsewhere(self.node.make_pod()), ifname=ifname)
 
     def elsewhere(self, netns: str) -> Attachment:

@@ -112,6 +112,10 @@ class Node:
                 subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
         if _rules():
             subprocess.run(["nft", "flush", "ruleset"], check=True)
+        self.make_own_links()
+
+    def make_own_links(self) -> None:
+        """Make the suite's own links anew where one is missing: it went with a pod, as no physical one would."""
         there = self.links()
         for name, addresses in self._own_links.items():
             if name not in there:

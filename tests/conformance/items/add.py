@@ -220,6 +220,7 @@ def order_of_macs(case: Case) -> None:
         case.add(at, config, env)
         mac = made(case, at)["address"]
         case.require(mac == wanted, f"the interface has {mac}, {wanted} was asked for")
+        case.delete(at, config)
 
 
 @item("38", "mtu is that of both ends", FIELD, "field", needs=["mtu"])
@@ -229,7 +230,7 @@ def mtu(case: Case) -> None:
     case.require(made(case, at)["mtu"] == abilities.MTU, f"the interface has MTU {made(case, at)['mtu']}")
     other_end = made(case, at).get("link_index") if kind_of(made(case, at)) == "veth" else None
     for name, link in case.node.links().items():
-        if link["ifindex"] == other_end:
+        if link["ifindex"] == other_end and name not in case.before.links:
             case.require(link["mtu"] == abilities.MTU, f"the host end {name} has MTU {link['mtu']}")
 
 
