@@ -173,6 +173,14 @@ class Attachments:
         if why := self._settings.policy.refusal(namespace, plugins, asked, self._kernel.is_uplink):
             raise Refused("PolicyForbids", why)
 
+    def is_on_disk(self, config: Mapping[str, Any]) -> bool:
+        """Whether a plugin's configuration is one of the node's own files, as the runtime's primary network is."""
+        try:
+            net = network.parse(confdir.find(self._settings.conf_dirs, str(config.get("name"))), "")
+        except errors.CNIError:
+            return False
+        return network.bare(config) in [network.bare(plugin) for plugin in net.plugins]
+
     def seen(self, record: Record, fd: int) -> Record:
         """Return the record with the index of its link, by which that is known whatever it is called later."""
         link = self._kernel.pod_link(fd, record.key.ifname)

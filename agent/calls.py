@@ -141,11 +141,12 @@ class Calls:
         return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
 
     def _refuse_forbidden(self, call: request.Request) -> None:
-        """The runtime does not say whose the network is; it is judged as the pod's own."""
+        """The runtime does not say whose the network is; what is not on the node's disk is judged as the pod's own."""
         try:
             self._attachments.refuse_forbidden(call.args.get("K8S_POD_NAMESPACE", ""), [call.config.raw], None)
         except Refused as problem:
-            raise errors.CNIError(errors.Code.INVALID_CONFIG, str(problem)) from None
+            if not self._attachments.is_on_disk(call.config.raw):
+                raise errors.CNIError(errors.Code.INVALID_CONFIG, str(problem)) from None
 
     def _remove_half_made(self, key: Key) -> None:
         record = self._journal.record(key)

@@ -19,6 +19,7 @@ from typing import Any
 
 from cni import errors, jsontext, names, version
 
+_ADDED = ("name", "cniVersion", "prevResult", "runtimeConfig", "args")
 _TRUTH = {
     "true": True,
     "t": True,
@@ -85,6 +86,11 @@ def plugin_stdin(
     if prev_result is not None:
         document["prevResult"] = prev_result
     return document
+
+
+def bare(plugin: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a plugin's configuration as its file has it, without what runtimes add for a call (SPEC 1.1.0 §3)."""
+    return {key: value for key, value in plugin.items() if key not in _ADDED}
 
 
 def undeclared(net: NetworkList, runtime: Mapping[str, Any]) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class Product:
         """The policy as it is shipped, but for what the lane asks for, and for the plugin that the tests bring."""
         document = yaml.safe_load(text)
         document["namespaceIsolation"] = self.isolation
+        document["rules"][0]["namespaces"].append("scene")  # of e2e.scene, which makes gateways
         document["rules"][-1]["plugins"].append("recorder")
         document["rules"][-1]["vnis"].append("*")
         return yaml.safe_dump(document)

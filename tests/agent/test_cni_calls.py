@@ -49,7 +49,7 @@ class Agent:
         self.kernel, self.journal, locks = Kernel(), Journal(self.folder / "state"), Locks()
         view = netns.View()
         native = Native(self.kernel, self.ipam, view, self.journal)
-        settings = Settings(self.bin_dirs, (), view, policy=self.policy)
+        settings = Settings(self.bin_dirs, (self.folder / "net.d",), view, policy=self.policy)
         self.attachments = Attachments(self.journal, self.kernel, native, self.ipam, settings)
         sandboxes = Sandboxes(None, self.journal, view)
         networks = primary.Networks(self.journal, sandboxes, Outcomes(), lambda _: None)
@@ -146,6 +146,21 @@ def test_a_network_that_the_policy_forbids_to_the_pods_namespace_is_refused(call
     agent.stop()
     agent.start()
     assert call("DEL", env={"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"})[0] == 0  # what was allowed once, is removed
+
+
+def test_a_network_on_the_nodes_disk_is_the_administrators_whoevers_pod_asks(call, agent):
+    agent.stop()
+    agent.policy = Policy((Rule(("tenant",)),))
+    (agent.folder / "net.d").mkdir()
+    own = {key: value for key, value in CONFIG.items() if key not in ("name", "cniVersion")}
+    plugins = [{**own, "runDir": str(agent.run_dir), "isGateway": True}]
+    network = {"cniVersion": "1.1.0", "name": CONFIG["name"], "plugins": plugins}
+    (agent.folder / "net.d/10-primary.conflist").write_text(json.dumps(network))
+    agent.start()
+    tenant = {"CNI_ARGS": "K8S_POD_NAMESPACE=tenant"}
+    assert call("ADD", env=tenant, isGateway=True)[0] == 0
+    code, document = call("ADD", "net2", env=tenant, isGateway=True, bridge="br1")
+    assert (code, document["code"]) == (1, 7)
 
 
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL"])
