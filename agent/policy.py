@@ -38,6 +38,7 @@ Rules
 
 from __future__ import annotations
 
+import collections
 import fnmatch
 import ipaddress
 import re
@@ -246,8 +247,8 @@ def _written_twice(value: Any) -> str:
         return next(filter(None, map(_written_twice, value)), "")
     if not isinstance(value, Mapping):
         return ""
-    names = sorted(str(name) for name in value)
-    twice = next((name for name in names if sum(name.casefold() == one.casefold() for one in names) > 1), "")
+    counted = collections.Counter(str(name).casefold() for name in value)
+    twice = next((name for name, count in counted.items() if count > 1), "")
     return twice or next(filter(None, map(_written_twice, value.values())), "")
 
 
