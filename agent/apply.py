@@ -18,7 +18,7 @@ from typing import Any
 
 from agent import fdb, hardware, layer3, lending, links, netns, ovsdb, rtnl, switch, sysfs, tap, wiring
 from agent.links import Link, Where
-from agent.place import NO_STATISTICS, UP, Place, delete, get, index, link, read_link, translated
+from agent.place import NO_STATISTICS, UP, Gone, Place, delete, get, index, link, read_link, translated
 from cni import errors
 
 
@@ -29,7 +29,10 @@ def apply(place: Place, step: links.Step) -> None:
 
 def read(place: Place, what: links.Read) -> Any:
     """Return what is known of `what`; None where it is not there."""
-    return READERS[type(what)](place, what)
+    try:
+        return READERS[type(what)](place, what)
+    except Gone:  # between two looks at it, as a pod's links do while the kernel takes its namespace down
+        return READERS[type(what)](place, what)
 
 
 def _read_kind(place: Place, what: links.LinksOfKind) -> frozenset[Link]:

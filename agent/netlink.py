@@ -22,7 +22,7 @@ from agent.layer3 import add_route, addresses, main_table, routes, uplinks
 from agent.links import Have, Interface, Link, Read, Step, everywhere
 from agent.locks import Locks
 from agent.model import Displaced
-from agent.place import NO_STATISTICS, UP, Place, delete, found, get, index, link, message_of, translated
+from agent.place import NO_STATISTICS, UP, Gone, Place, delete, found, get, index, link, message_of, translated
 from agent.underlay import Underlay
 from cni import errors, result
 
@@ -155,6 +155,8 @@ class Kernel:
             for step in (*device.removal(have), *shaping.removal(device.interface, have)):
                 try:
                     apply(place, step)
+                except Gone:
+                    continue  # what the step was to be done to went by itself
                 except errors.CNIError as problem:
                     first = first or problem
         if first is not None:

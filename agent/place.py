@@ -46,6 +46,10 @@ class Place:
         return self.pod
 
 
+class Gone(errors.CNIError):
+    """The link that something was to be done with is not there (any more)."""
+
+
 @contextmanager
 def translated(doing: str, refusals: links.Refusals = ()) -> Iterator[None]:
     try:
@@ -53,6 +57,8 @@ def translated(doing: str, refusals: links.Refusals = ()) -> Iterator[None]:
     except rtnl.KernelError as problem:
         if meaning := dict(refusals).get(problem.code):
             raise errors.CNIError(errors.Code.INVALID_CONFIG, meaning, str(problem)) from None
+        if problem.code in NO_LINK:
+            raise Gone(errors.Code.INTERNAL, f"cannot {doing}", str(problem)) from None
         code = errors.Code.TRY_AGAIN if problem.code in _BUSY else errors.Code.INTERNAL
         raise errors.CNIError(code, f"cannot {doing}", str(problem)) from None
 
@@ -95,7 +101,7 @@ def index(where: rtnl.Socket, name: str) -> int:
     """Return the index of the link of that name. Raises CNIError 999 where there is none."""
     there = get(where, name)
     if there is None:
-        raise errors.CNIError(errors.Code.INTERNAL, f"interface {name} is gone")
+        raise Gone(errors.Code.INTERNAL, f"interface {name} is gone")
     return there.index
 
 

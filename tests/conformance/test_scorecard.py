@@ -14,6 +14,7 @@ import pytest
 
 from e2e import build
 from tests.conformance import suite
+from tests.conformance.case import Level
 from tests.kernel_features import needs
 
 pytestmark = pytest.mark.netns
@@ -28,9 +29,11 @@ DEVICES = [
 ]
 NUMBERS = [item.number for item in suite.items()]
 ALL_POINTS = "100000"
-EMULATED = bool(os.environ.get("HOTNIC_FULL_KERNEL"))  # twenty times as slow: one version, and few points to kill at
-FEW_POINTS = "2" if EMULATED else "24"
-VERSIONS = ("--versions", "1.1.0") if EMULATED else ()
+MUSTS = [item.number for item in suite.items() if item.level is Level.MUST]
+# a device takes six minutes in the emulated machine: there it is what the specification demands, in its newest version
+EMULATED = bool(os.environ.get("HOTNIC_FULL_KERNEL"))
+LESS = ("--versions", "1.1.0", "--only", ",".join(MUSTS)) if EMULATED else ()
+FEW_POINTS = "24"
 
 AGENT = (
     f"{Path(sys.executable).parent}/hotnic-agent --cri '' --state-dir {{dir}}/state --cni-bin-dir {{dir}}/bin"
@@ -81,11 +84,11 @@ def scorecard(plugin: Path, config: str, *more: str) -> Mapping[str, Any] | str:
 def hotnic(device: str) -> Mapping[str, Any] | str:
     points = ALL_POINTS if device == "bridge" else FEW_POINTS
     needs = ["--before", AGENT, "--ready", "/run/hotnic/cni.sock", "--state", "{dir}/state/records"]
-    return scorecard(ROOT / "bin/hotnic", device, *needs, "--crash-points", points, *VERSIONS)
+    return scorecard(ROOT / "bin/hotnic", device, *needs, "--crash-points", points, *LESS)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", MUSTS if EMULATED else NUMBERS)
 def test_hotnic_passes(device, number):
     card = hotnic(device)
     if isinstance(card, str):
@@ -103,7 +106,9 @@ def test_hotnic_has_what_the_items_are_about(device):
     if isinstance(card, str):
         pytest.skip(card)
     applicable = [number for number, outcome in card["items"].items() if outcome != "not applicable"]
-    assert len(applicable) >= 70, f"only {len(applicable)} items apply: {sorted(set(NUMBERS) - set(applicable))} do not"
+    assert len(applicable) >= (20 if EMULATED else 70), (
+        f"only {len(applicable)} items apply: {sorted(set(NUMBERS) - set(applicable))} do not"
+    )
 
 
 @pytest.mark.parametrize("reference", sorted(VERIFIED_DEFECTS))
