@@ -49,14 +49,6 @@ class Kernel:
 
     # -- the node -----------------------------------------------------------------------------------------------
 
-    def link(self, name: str) -> Link | None:
-        """Return the node's link of that name, or None."""
-        return get(self._node(), name)
-
-    def delete(self, gone: Link) -> None:
-        """Delete a link of the node by its index; one that is gone already is fine."""
-        delete(self._node(), gone)
-
     def is_uplink(self, name: str) -> bool:
         """Whether the node's link of that name, or with it as another name, bears a default route, in any table.
 

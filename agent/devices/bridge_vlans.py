@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agent import links, options
+from agent.devices import vlan_ids
 from agent.links import Attributes, Have, Link, Read, Step
 from agent.ports import PortVlans, SetVlans, Vlan, VlanFiltering
 from cni import errors
 
-_MAX_ID = 4094
 _DEFAULT = 1  # the VLAN that the kernel gives each port, unless the bridge has another
 _FILTERING, _DEFAULT_PVID = 7, 39  # IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID
 
@@ -30,8 +30,8 @@ class Vlans:
     def __init__(self, config: Mapping[str, Any], port: str) -> None:
         self._port = port
         self._preserve = options.flag(config, "preserveDefaultVlan")
-        self.access = options.whole(config, "vlan", 0, _MAX_ID) or 0
-        self._wanted = frozenset(_wanted(self.access, _trunk(config)))
+        self.access = options.whole(config, "vlan", 0, vlan_ids.MAX_ID) or 0
+        self._wanted = frozenset(_wanted(self.access, set(vlan_ids.read(config, "vlanTrunk"))))
         self._asked = ", ".join(f"{key}={config[key]!r}" for key in ("vlan", "vlanTrunk") if config.get(key))
 
     def reads(self) -> tuple[Read, ...]:
@@ -83,30 +83,6 @@ def _wanted(access: int, trunk: set[int]) -> Iterator[Vlan]:
     if native:
         yield Vlan(native, pvid=True, untagged=True)
     yield from map(Vlan, trunk - {native})
-
-
-def _trunk(config: Mapping[str, Any]) -> set[int]:
-    value = config.get("vlanTrunk") or []
-    if not isinstance(value, list):
-        raise options.invalid("vlanTrunk", value, "must be a list")
-    return {number for item in value for number in _numbers(item)}
-
-
-def _numbers(item: Any) -> Iterator[int]:
-    """Yield the IDs of one entry: `id`, the range from `minID` to `maxID`, or both."""
-    if not isinstance(item, Mapping):
-        raise options.invalid("vlanTrunk", item, "must be a list of objects")
-    single, low, high = (options.whole(item, key, 1, _MAX_ID) for key in ("id", "minID", "maxID"))
-    if (low is None) != (high is None):
-        raise options.invalid("vlanTrunk", dict(item), "must have both of minID and maxID or none")
-    if single is None and low is None:
-        raise options.invalid("vlanTrunk", dict(item), "must have id, or minID and maxID")
-    if single is not None:
-        yield single
-    if low is not None and high is not None:
-        if low > high:
-            raise options.invalid("vlanTrunk", dict(item), "has a minID above its maxID")
-        yield from range(low, high + 1)
 
 
 def _given(bridge: Link | None) -> frozenset[Vlan]:
