@@ -27,6 +27,9 @@ from agent import (
 from agent.attach import Attachments, Settings
 from agent.calls import Calls
 from agent.engine import Engine
+from agent.guests.containers import Containers
+from agent.guests.dial import Dialler
+from agent.guests.relay import Relay
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import ContainerID
@@ -76,14 +79,19 @@ class Agent:
         rules = _policy(arguments.policy)
         settings = Settings(tuple(arguments.cni_bin_dir), conf_dirs, view, arguments.delegate_timeout, rules)
         attachments = Attachments(self.journal, kernel, native, execute, settings)
-        self._sandboxes = Sandboxes(cri.Runtime(arguments.cri) if arguments.cri else None, self.journal, view)
+        runtime = cri.Runtime(arguments.cri) if arguments.cri else None
+        self._sandboxes = Sandboxes(runtime, self.journal, view)
+        dialler = Dialler(Containers(runtime, view))
+        guests = Relay(self.journal, kernel, view, dialler.connected)
         self.outcomes = Outcomes()
         caches = [Path(view.place(str(path))) for path in arguments.cni_cache_dir]
 
         def cached(container_id: ContainerID) -> tuple[cache.Cached, ...]:
             return cache.read(caches, container_id)
 
-        self.engine = Engine(self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached)
+        self.engine = Engine(
+            self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached, guests
+        )
         self._upkeep = Upkeep(self.journal, native)
         networks = primary.Networks(self.journal, self._sandboxes, self.outcomes, self.engine.look)
         calls = Calls(self.journal, native, attachments, locks, self._waiting_for, networks)

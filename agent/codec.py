@@ -45,6 +45,7 @@ def encode_record(record: Record) -> Document:
         "ifindex": record.ifindex,
         "displaced": [[one.gateway, one.ifname, one.metric] for one in record.displaced],
         "saved": dict(record.saved),
+        "guest": dict(record.guest),
         "nadUID": record.nad_uid,
         "nadResourceVersion": record.nad_resource_version,
         "sequence": record.sequence,
@@ -69,6 +70,7 @@ def decode_record(document: Document) -> Record:
         ifindex=document["ifindex"],
         displaced=tuple(Displaced(*one) for one in document["displaced"]),
         saved=document.get("saved") or {},  # absent in records of the first version
+        guest=document.get("guest") or {},  # absent in records from before virtual machines
         nad_uid=document["nadUID"],
         nad_resource_version=document["nadResourceVersion"],
         sequence=document["sequence"],
@@ -82,6 +84,7 @@ def encode_desired(desired: Desired) -> Document:
         "attachments": [_encode_wanted(one) for one in desired.attachments],
         "ended": desired.ended,
         "keep": list(desired.keep),
+        "vm": desired.vm,
         "asked": [[one.element, one.network_name] for one in desired.asked],
         "released": list(desired.released),
         "examined": list(desired.examined),
@@ -95,6 +98,7 @@ def decode_desired(document: Document) -> Desired:
         attachments=tuple(_decode_wanted(one) for one in document["attachments"]),
         ended=document["ended"],
         keep=tuple(document["keep"]),
+        vm=document.get("vm", ""),  # absent in files from before virtual machines
         asked=tuple(Asked(*one) for one in document["asked"]),
         released=tuple(document["released"]),
         examined=tuple(ContainerID(one) for one in document["examined"]),

@@ -103,6 +103,34 @@ class Runtime:
                 f"{sandbox_id} is: {error!r} in its verbose status"
             ) from error
 
+    def containers(self, sandbox_id: str) -> Mapping[str, str]:
+        """Return the running containers of a sandbox, name to ID."""
+        state = self._messages.ContainerStateValue(state=self._messages.CONTAINER_RUNNING)
+        wanted = self._messages.ContainerFilter(state=state, pod_sandbox_id=sandbox_id)
+        request = self._messages.ListContainersRequest(filter=wanted)
+        try:
+            reply = self._stub.ListContainers(request, timeout=self._deadline_s)
+        except self._grpc.RpcError as error:
+            raise self._unavailable("ListContainers", error) from error
+        return {one.metadata.name: one.id for one in reply.containers}
+
+    def process(self, container_id: str) -> int:
+        """Return the ID of a container's first process, as the node counts; 0 where it has none any more."""
+        request = self._messages.ContainerStatusRequest(container_id=container_id, verbose=True)
+        try:
+            reply = self._stub.ContainerStatus(request, timeout=self._deadline_s)
+        except self._grpc.RpcError as error:
+            if error.code() is self._grpc.StatusCode.NOT_FOUND:
+                return 0
+            raise self._unavailable("ContainerStatus", error) from error
+        try:
+            return int(json.loads(reply.info["info"])["pid"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeUnavailable(
+                f"container runtime at {self._endpoint} does not say which process container {container_id} is: "
+                f"{error!r} in its verbose status"
+            ) from error
+
     def close(self) -> None:
         self._channel.close()
 

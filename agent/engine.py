@@ -21,9 +21,12 @@ from dataclasses import replace
 from agent import adopt, metrics, netns, network
 from agent.attach import Attachments
 from agent.claims import Cached, Claims
+from agent.guests.relay import Relay
+from agent.guests.turns import Turns, removal
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import (
+    KUBEVIRT,
     Asked,
     Desired,
     Hold,
@@ -41,7 +44,7 @@ from agent.netlink import Kernel
 from agent.outcomes import Outcomes
 from agent.plan import INTERFACE_EXISTS, Attach, Plan, Update, changing, element, plan, spare
 from agent.progress import Progress
-from agent.retries import Retries
+from agent.retries import Failure, Retries
 from agent.sandboxes import Sandbox, Sandboxes
 from agent.sweep import Orphans, Seen, Sweep
 from agent.workers import Workers
@@ -63,6 +66,7 @@ class Engine:
         locks: Locks,
         view: netns.View,
         cached: Cached,
+        guests: Relay,
     ) -> None:
         self._journal = journal
         self._sandboxes = sandboxes
@@ -71,6 +75,7 @@ class Engine:
         self._locks = locks
         self._claims = Claims(journal, kernel, view, cached)
         self._retries = Retries()
+        self._guests = Turns(guests, self._retries, journal, self._retry)
         self._workers: Workers[PodUID] = Workers(self._pass)
         self._seen = Seen(first={desired.pod.uid for desired in journal.pods()})
         orphans = Orphans(journal, attachments, locks, view)
@@ -168,7 +173,8 @@ class Engine:
             progress.desired = self._release(progress.desired, leaving)
         progress.begin(decided)
         self._note_blocked(progress.desired, decided)
-        stuck = {record.key for record in decided.detach if not self._detach(progress, record)}
+        in_guest = self._guests.take_back(progress, sandbox, decided.detach)
+        stuck = {one.key for one in decided.detach if not self._detach(progress, one, in_guest.get(one.key))}
         if sandbox is None:
             progress.without_sandbox()
             return
@@ -179,6 +185,7 @@ class Engine:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
             else:
                 self._attach(progress, sandbox, step)
+        self._guests.hand_on(progress, sandbox, self._records(progress.desired, sandbox))
 
     def _note_blocked(self, desired: Desired, decided: Plan) -> None:
         """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""
@@ -202,11 +209,15 @@ class Engine:
         if met := [step.wanted for step in decided.withhold if step.hold.reason == INTERFACE_EXISTS]:
             desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled
             decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
-        holds = {step.position: hold for step in changing(decided, links) if (hold := self._refusal(step.wanted))}
+        holds = {
+            step.position: hold for step in changing(decided, links) if (hold := self._refusal(desired, step.wanted))
+        }
         return desired, spare(decided, holds, links)
 
-    def _refusal(self, wanted: Wanted) -> Hold | None:
-        """Return what is known to be in the way of a wish without trying."""
+    def _refusal(self, desired: Desired, wanted: Wanted) -> Hold | None:
+        """Return what is known to be in the way of a change without trying."""
+        if desired.vm == KUBEVIRT:
+            return Hold(State.PENDING, "UsedByVM", "KubeVirt changes the interface when the virtual machine migrates")
         try:
             self._attachments.examine(wanted)
         except (NotReady, Refused) as problem:
@@ -249,11 +260,12 @@ class Engine:
             self._retries.succeeded(uid, wish)
             progress.attached(step.position, record)
 
-    def _detach(self, progress: Progress, record: Record) -> bool:
-        uid, wish = progress.desired.pod.uid, f"detach {record.key}"
+    def _detach(self, progress: Progress, record: Record, in_guest: Failure | None = None) -> bool:
+        """`in_guest`: why the guest still has it, if it has."""
+        uid, wish = progress.desired.pod.uid, removal(record)
         now = time.monotonic()
-        failure = self._retries.last(uid, wish)
-        if failure is None or self._retries.is_due(uid, wish, now):
+        failure = in_guest or self._retries.last(uid, wish)
+        if in_guest is None and (failure is None or self._retries.is_due(uid, wish, now)):
             try:
                 with metrics.DETACH.time():
                     self._attachments.detach(record)

@@ -18,7 +18,7 @@ from agent import underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from agent.engine import Engine
-from agent.model import AttachmentOutcome, Desired, Hold, Outcome, Pod, PodUID, State, Wanted
+from agent.model import AttachmentOutcome, Desired, Guest, Hold, Outcome, Pod, PodUID, State, Wanted
 from agent.outcomes import Outcomes
 from cni import multinet
 
@@ -111,6 +111,7 @@ def _desired(request: Any) -> Desired:
         attachments=tuple(_wanted(one, position) for position, one in enumerate(request.attachments)),
         ended=request.ended,
         keep=tuple(request.keep),
+        vm=request.vm,
     )
 
 
@@ -149,4 +150,16 @@ def _attachment(one: AttachmentOutcome) -> Any:
         reason=one.reason,
         message=one.message,
         attempts=one.attempts,
+        guest=_guest(one.guest) if one.guest else None,
+    )
+
+
+def _guest(guest: Guest) -> Any:
+    return api.Guest(
+        state=guest.state,
+        interface=guest.interface,
+        mac=guest.mac,
+        addresses=guest.addresses,
+        port=guest.port,
+        evidence=guest.evidence,
     )

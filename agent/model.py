@@ -18,6 +18,8 @@ from typing import Any, NewType
 
 from cni import multinet
 
+KUBEVIRT = "kubevirt"  # in place of how a virtual machine is reached: KubeVirt hands on by itself
+
 PodUID = NewType("PodUID", str)
 ContainerID = NewType("ContainerID", str)
 
@@ -78,6 +80,7 @@ class Desired:
     attachments: tuple[Wanted, ...] = ()
     ended: bool = False
     keep: tuple[str, ...] = ()  # interfaces that wrong elements name: what is attached there stays
+    vm: str = ""  # the virtual machine in the pod: KUBEVIRT, or the text that says how it is reached (agent.guests)
     asked: tuple[Asked, ...] = ()
     released: tuple[str, ...] = ()  # "<interface> <network>", once attached from the annotation and gone now
     examined: tuple[ContainerID, ...] = ()  # sandboxes whose result cache was looked at for adoption
@@ -145,9 +148,22 @@ class Record:
     ifindex: int = 0  # of the interface in the pod, once attached
     displaced: tuple[Displaced, ...] = ()
     saved: Mapping[str, Any] = field(default_factory=dict)  # what a device has to give back (devices.contract, rule 4)
+    guest: Mapping[str, str] = field(default_factory=dict)  # what it was handed on to (agent.guests.relay, rule 1)
     nad_uid: str = ""
     nad_resource_version: str = ""
     sequence: int = 0  # order of the ADDs on this node
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """How far an attachment has got in the pod's virtual machine."""
+
+    state: str  # PodAttached, Attached, GuestVisible, Detaching
+    interface: str = ""  # the guest's own name of it
+    mac: str = ""
+    addresses: tuple[str, ...] = ()
+    port: str = ""
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,7 @@ class AttachmentOutcome:
     reason: str = ""
     message: str = ""
     attempts: int = 0
+    guest: Guest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,3 +206,15 @@ class NotReady(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+WAITING_FOR_GUEST = "WaitingForGuest"
+GUEST_FAILURES = frozenset({"VMRefused", "NoFreePort", "NodeError", "InterfaceGone"})  # more than having to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far an interface has got in the pod's virtual machine. `problem` None: the guest has it."""
+
+    guest: Guest
+    problem: NotReady | Refused | None = None

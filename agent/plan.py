@@ -132,7 +132,8 @@ def _replaced(step: Attach, decided: Plan, links: Mapping[str, int] | None) -> t
         for record in decided.detach
         if record.key.ifname == step.ifname
         and record.phase is Phase.ATTACHED
-        and (links or {}).get(step.ifname) in (record.ifindex, *(() if record.ifindex else (links or {}).values()))
+        and not _is_lost(record, links)
+        and (record.ifindex or step.ifname in (links or {}))
     )
 
 
@@ -150,7 +151,8 @@ def _matches(wishes: Collection[Wanted], records: list[Record]) -> Iterator[Keep
 def _updates(wishes: Collection[Wanted], records: list[Record], keep: Collection[Keep]) -> Iterator[Update]:
     """Pair each wish that nothing fulfils with what can become it in place (rule 3)."""
     served = {step.position for step in keep}
-    free = [record for record in records if record.key not in {step.record.key for step in keep}]
+    kept = {step.record.key for step in keep}
+    free = [record for record in records if record.key not in kept and not record.guest]  # a guest keeps what it got
     for position, wanted in enumerate(wishes):
         if position in served:
             continue

@@ -96,7 +96,7 @@ def missing(outcome: Outcome) -> tuple[str, ...]:
     return tuple(
         f"{one.interface or one.network}: {one.message or one.reason}"
         for one in outcome.attachments
-        if one.state in {State.PENDING, State.REFUSED}
+        if one.state in {State.PENDING, State.REFUSED} and one.result is None  # else it waits for a guest to start
     )
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from agent.model import AttachmentOutcome, Desired, Record, State
+from agent.model import (
+    GUEST_FAILURES,
+    KUBEVIRT,
+    WAITING_FOR_GUEST,
+    AttachmentOutcome,
+    Desired,
+    Guest,
+    Key,
+    Record,
+    Refused,
+    Standing,
+    State,
+)
 from agent.plan import Plan
 from agent.retries import Failure
 from cni import result, version
 
 SLOW_S = 1.0  # a pass that takes longer tells what it has reached so far
 IN_PROGRESS = "InProgress"
+PATIENT = 3  # looks at a guest that has not let go, before that is told as a failure: some five seconds
 
 
 @dataclass(slots=True)
@@ -22,6 +35,7 @@ class Progress:
     started: float  # monotonic seconds
     by_position: dict[int, AttachmentOutcome] = field(default_factory=dict)
     detaching: list[AttachmentOutcome] = field(default_factory=list)
+    in_pod: dict[Key, int] = field(default_factory=dict)  # what is whole there, and the positions
     present: set[str] = field(default_factory=set)  # "<interface> <network>" that are, or may be, still there
     next_telling_s: float = SLOW_S
     told: tuple[AttachmentOutcome, ...] = ()
@@ -48,9 +62,34 @@ class Progress:
         self.present.update(_name(step.record) for step in plan.update)
 
     def attached(self, position: int, record: Record) -> None:
+        """Take note of what is whole in the pod. Where a virtual machine gets it, that is not all (`handed_on`)."""
         self.present.add(_name(record))
+        self.in_pod[record.key] = position
+        is_all = self.desired.vm in {"", KUBEVIRT}
         self.by_position[position] = AttachmentOutcome(
-            position, State.ATTACHED, record.network, record.key.ifname, result=_current(record)
+            position,
+            State.ATTACHED if is_all else State.PENDING,
+            record.network,
+            record.key.ifname,
+            result=_current(record),
+            reason="" if is_all else IN_PROGRESS,
+            message="" if is_all else "on its way into the virtual machine",
+        )
+
+    def handed_on(self, position: int, standing: Standing) -> None:
+        """Take note of how far what is attached has got in the pod's virtual machine."""
+        before, problem = self.by_position[position], standing.problem
+        state = State.ATTACHED if problem is None else State.PENDING
+        if isinstance(problem, Refused):
+            state = State.REFUSED
+        reason = problem.reason if problem else ""
+        self.by_position[position] = replace(
+            before,
+            state=state,
+            reason=reason,
+            message=str(problem or ""),
+            attempts=1 if reason in GUEST_FAILURES else 0,
+            guest=standing.guest,
         )
 
     def failed(self, position: int, failure: Failure) -> None:
@@ -70,10 +109,22 @@ class Progress:
         self.present.discard(_name(record))
 
     def not_detached(self, record: Record, failure: Failure) -> None:
+        attempts, message = failure.attempts, failure.message
+        if failure.reason == WAITING_FOR_GUEST:
+            is_patient = attempts <= PATIENT
+            attempts, message = (0, message) if is_patient else (attempts, f"{message}, though asked several times")
         self.detaching.append(
-            AttachmentOutcome(-1, State.DETACHING, record.network, record.key.ifname, reason=failure.reason,
-                              message=failure.message, attempts=failure.attempts)
-        )  # fmt: skip
+            AttachmentOutcome(
+                -1,
+                State.DETACHING,
+                record.network,
+                record.key.ifname,
+                reason=failure.reason,
+                message=message,
+                attempts=attempts,
+                guest=Guest("Detaching", mac=record.guest["mac"]) if record.guest else None,
+            )
+        )
 
     def attachments(self) -> tuple[AttachmentOutcome, ...]:
         """What is known of every element; one that the pass has not reached is in progress."""

@@ -39,12 +39,21 @@ class Retries:
         failure = self.last(uid, wish)
         return failure is None or now >= failure.not_before
 
-    def failed(self, uid: PodUID, wish: str, state: State, reason: str, message: str, now: float) -> Failure:
+    def failed(  # noqa: PLR0913 a failure is just that
+        self,
+        uid: PodUID,
+        wish: str,
+        state: State,
+        reason: str,
+        message: str,
+        now: float,
+        longest_s: float = LONGEST_S,
+    ) -> Failure:
         """Note a failure. A refusal waits the longest: at most a file on the node can be mended meanwhile."""
         before = self.last(uid, wish)
         attempts = before.attempts + 1 if before else 1
-        delay = min(LONGEST_S, FIRST_S * 2.0 ** min(attempts - 1, 20)) * self._jitter.uniform(0.8, 1.0)
-        not_before = now + (LONGEST_S if state is State.REFUSED else delay)
+        delay = min(longest_s, FIRST_S * 2.0 ** min(attempts - 1, 20)) * self._jitter.uniform(0.8, 1.0)
+        not_before = now + (longest_s if state is State.REFUSED else delay)
         failure = Failure(state, reason, message, attempts, not_before)
         self._failures.setdefault(uid, {})[wish] = failure
         return failure

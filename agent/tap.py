@@ -22,7 +22,9 @@ from cni import errors
 
 DRIVER = Path("/dev/net/tun")
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER, _TUNSETGROUP = 0x400454CA, 0x400454CB, 0x400454CC, 0x400454CE
+_TUNGETIFF = 0x800454D2
 _IFF_TAP, _IFF_MULTI_QUEUE, _IFF_NO_PI, _IFF_TUN_EXCL = 0x0002, 0x0100, 0x1000, 0x8000
+_IFF_PERSIST, _IFF_VNET_HDR = 0x0800, 0x4000
 _REQUEST = struct.Struct("16sH22x")  # struct ifreq
 
 
@@ -50,6 +52,32 @@ def create(pod: rtnl.Socket, netns_fd: int, step: links.CreateTap) -> None:
         raise errors.CNIError(errors.Code.INTERNAL, f"cannot create tap {step.name}", str(problem)) from None
     finally:
         os.close(fd)
+
+
+def opened(netns_fd: int, name: str) -> int:
+    """Return a descriptor of the tap of that name, for a program that carries its frames with their virtio headers.
+
+    Raises CNIError: 7 where another program has it, 50 without the driver, 999 for any other refusal of the kernel, and
+    where there is no such tap.
+    """
+    fd = _opened(netns_fd)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, _REQUEST.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR))
+        _refuse_new(fd)
+    except OSError as problem:
+        os.close(fd)
+        if problem.errno == errno.EBUSY:
+            message = f"tap {name} is in use by another program"
+            raise errors.CNIError(errors.Code.INVALID_CONFIG, message) from None
+        raise errors.CNIError(errors.Code.INTERNAL, f"cannot open tap {name}", str(problem)) from None
+    return fd
+
+
+def _refuse_new(fd: int) -> None:
+    """Raise OSError where there was no such tap: the kernel has just made one, which goes with the descriptor."""
+    _, flags = _REQUEST.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_REQUEST.size)))
+    if not flags & _IFF_PERSIST:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
 def _opened(netns_fd: int) -> int:

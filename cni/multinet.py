@@ -20,10 +20,12 @@ from typing import Any
 from cni import jsontext, selection
 from cni.fields import FieldError
 from cni.selection import Selection, to_json
+from cni.status import IN_VM
 from cni.status import entry as status_entry
 from cni.status import merge as merge_status
 
 __all__ = [
+    "IN_VM",
     "AnnotationError",
     "Invalid",
     "Selection",

@@ -14,7 +14,8 @@ from typing import Any
 
 from cni import jsontext, result
 
-_OURS = ("name", "interface", "ips", "mac", "mtu", "dns", "gateway")
+IN_VM = "hotnic.dev/vm"  # how far the interface has got in the pod's virtual machine, an object
+_OURS = ("name", "interface", "ips", "mac", "mtu", "dns", "gateway", IN_VM)
 
 
 def entry(network: str, interface: str, outcome: result.Result) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import grpc
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from controller.desired import Attachment, Desired
-from controller.model import Outcome, PodRef, PodUID, Progress, State
+from controller.model import Guest, Outcome, PodRef, PodUID, Progress, State
 from controller.nodes import Underlay
 from controller.watch import Backoff
 from controller.workers import Unavailable
@@ -85,7 +85,9 @@ class Agents:
     def apply(self, ref: PodRef, wish: Desired) -> None:
         """Replace the pod's desired set."""
         attachments = [_attachment(one) for one in wish.attachments]
-        request = api.ApplyRequest(pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep)
+        request = api.ApplyRequest(
+            pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep, vm=wish.vm
+        )
         self._send(self._stub.Apply, request)
 
     def end(self, ref: PodRef) -> None:
@@ -172,6 +174,18 @@ def _progress(message: Any) -> Progress:
         reason=message.reason,
         message=message.message,
         attempts=message.attempts,
+        guest=_guest(message.guest) if message.HasField("guest") else None,
+    )
+
+
+def _guest(message: Any) -> Guest:
+    return Guest(
+        state=message.state,
+        interface=message.interface,
+        mac=message.mac,
+        addresses=tuple(message.addresses),
+        port=message.port,
+        evidence=message.evidence,
     )
 
 

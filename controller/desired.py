@@ -6,7 +6,9 @@ Rules
    not attached anew before the network exists.
 3. A network that policy forbids is a hold as well, and a refusal: who was attached before the policy stays so.
 4. An annotation that is malformed as a whole changes nothing. Neither does anything once the pod is being deleted.
-5. `revision` is a hash over everything that is sent: equal revision, equal wish.
+5. In KubeVirt's pods an element without an interface name is a network binding plugin's, which sees to it by itself:
+   it is none of ours, and an interface `net<n>` would have KubeVirt change all names.
+6. `revision` is a hash over everything that is sent: equal revision, equal wish.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 from cni import multinet
-from controller.model import Network, Pod, State
+from controller.model import KUBEVIRT, Network, Pod, State
 from controller.policy import Policy
 
 NETWORK_NOT_FOUND = "NetworkNotFound"
@@ -67,6 +69,7 @@ class Desired:
     revision: str
     attachments: tuple[Attachment, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    vm: str = ""
 
     @property
     def keep(self) -> tuple[str, ...]:
@@ -108,11 +111,13 @@ def desired(pod: Pod, lookup: Callable[[str], Network | None], policy: Policy) -
     attachments: list[Attachment] = []
     refusals: list[Refusal] = []
     for position, element in enumerate(elements):
+        if pod.vm == KUBEVIRT and not element.interface:
+            continue  # rule 5
         if refusal := _refusal(position, element, pod.ref.namespace, policy):
             refusals.append(refusal)
         if isinstance(element, multinet.Selection) and element.interface not in _RESERVED:
             attachments.append(_attachment(element, lookup, refusal))
-    return Desired(_revision(attachments, refusals), tuple(attachments), tuple(refusals))
+    return Desired(_revision(attachments, refusals, pod.vm), tuple(attachments), tuple(refusals), pod.vm)
 
 
 def _refusal(
@@ -142,7 +147,7 @@ def _attachment(
     return Attachment(element, network.config, network.uid, network.resource_version)
 
 
-def _revision(attachments: list[Attachment], refusals: list[Refusal]) -> str:
-    everything = [[astuple(attachment) for attachment in attachments], [refusal.interface for refusal in refusals]]
+def _revision(attachments: list[Attachment], refusals: list[Refusal], vm: str) -> str:
+    everything = [[astuple(attachment) for attachment in attachments], [refusal.interface for refusal in refusals], vm]
     text = json.dumps(everything, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

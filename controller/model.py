@@ -18,6 +18,9 @@ from typing import Any, NewType
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 READY = "hotnic.dev/NetworksReady"
+VM = "hotnic.dev/vm"
+KUBEVIRT = "kubevirt"  # in place of that annotation's text, for KubeVirt's own pods
+_KUBEVIRT_LABEL = ("kubevirt.io", "virt-launcher")
 _MIRROR = "kubernetes.io/config.mirror"
 
 PodUID = NewType("PodUID", str)
@@ -57,6 +60,7 @@ class Pod:
     network_status: str | None
     conditions: tuple[Mapping[str, Any], ...]  # as they are in the API object, so that a patch can test them
     sandbox_hint: str  # changes when the pod may have got another sandbox
+    vm: str = ""  # the virtual machine in it: KUBEVIRT, or the annotation that says how it is reached
 
     @property
     def condition(self) -> Condition | None:
@@ -114,6 +118,18 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Guest:
+    """What the agent says of an attachment in the pod's virtual machine."""
+
+    state: str
+    interface: str = ""
+    mac: str = ""
+    addresses: tuple[str, ...] = ()
+    port: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What the agent says of one attachment."""
 
@@ -125,6 +141,7 @@ class Progress:
     reason: str = ""
     message: str = ""
     attempts: int = 0
+    guest: Guest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +184,7 @@ def pod_from(document: Mapping[str, Any]) -> Pod:
         network_status=annotations.get(NETWORK_STATUS),
         conditions=conditions,
         sandbox_hint=_sandbox_hint(status, conditions),
+        vm=_vm(metadata.get("labels") or {}, annotations),
     )
 
 
@@ -191,5 +209,13 @@ def _sandbox_hint(status: Mapping[str, Any], conditions: tuple[Mapping[str, Any]
     return " ".join(str(part or "-") for part in parts)
 
 
+def _vm(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
+    key, value = _KUBEVIRT_LABEL
+    return KUBEVIRT if labels.get(key) == value else annotations.get(VM, "")
+
+
 def _what_matters(pod: Pod) -> tuple[object, ...]:
-    return (pod.api_uid, pod.phase, pod.deleting, pod.networks, pod.network_status, pod.condition, pod.sandbox_hint)
+    return (
+        pod.api_uid, pod.phase, pod.deleting, pod.networks, pod.vm, pod.network_status, pod.condition,
+        pod.sandbox_hint,
+    )  # fmt: skip

@@ -312,12 +312,12 @@ def _concerns_us(pod: Pod) -> bool:
 def _is_edit(old: Pod | None, new: Pod) -> bool:
     if old is None:
         return new.networks is not None and new.condition is None
-    return old.networks != new.networks
+    return (old.networks, old.vm) != (new.networks, new.vm)
 
 
 def _asks_the_same(one: Pod, other: Pod) -> bool:
-    return (one.networks, one.phase, one.deleting, one.sandbox_hint) == (
-        other.networks, other.phase, other.deleting, other.sandbox_hint,
+    return (one.networks, one.vm, one.phase, one.deleting, one.sandbox_hint) == (
+        other.networks, other.vm, other.phase, other.deleting, other.sandbox_hint,
     )  # fmt: skip
 
 

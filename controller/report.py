@@ -20,7 +20,7 @@ from typing import Any
 
 from cni import multinet, result
 from controller.desired import NETWORK_NOT_FOUND, Desired, Malformed, NotApplicable, Refusal, Wish
-from controller.model import NETWORKS, Condition, Event, Outcome, Pod, Progress, State
+from controller.model import NETWORKS, Condition, Event, Guest, Outcome, Pod, Progress, State
 
 EVENT_BYTES = 1024  # what the API allows an event's note
 MESSAGE_BYTES = 4096  # a condition is carried by every update of its pod
@@ -34,6 +34,7 @@ _GRAVITY = (
     "RemovedInterface",
 )
 _REJECTED, _FAILED_ADDING, _FAILED_REMOVING, _ADDED, _REMOVED = range(len(_GRAVITY))
+_VISIBLE = "GuestVisible"
 _STATES = (State.REFUSED, State.PENDING, State.DETACHING)
 
 
@@ -171,6 +172,7 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
     ours = [entry for one in outcome.attachments if (entry := _entry(one)) is not None]
     names = {entry["interface"] for entry in ours}
     before = _by_interface(pod.network_status)
+    ours += [entry for one in outcome.attachments if (entry := _leaving(one, before)) is not None]
     released = [name for name in before.keys() - names if f"{name} {before[name].get('name')}" in outcome.released]
     try:
         text = multinet.merge_status(pod.network_status, ours, released)
@@ -186,7 +188,22 @@ def _entry(one: Progress) -> dict[str, Any] | None:
     """Return the status entry of what is there: a result is only given for a whole attachment."""
     if not one.result or one.position < 0:
         return None
-    return multinet.status_entry(one.network, one.interface, result.decode(json.loads(one.result)))
+    entry = multinet.status_entry(one.network, one.interface, result.decode(json.loads(one.result)))
+    return {**entry, multinet.IN_VM: _told(one.guest)} if one.guest else entry
+
+
+def _leaving(one: Progress, before: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the status entry of what the guest has not let go yet."""
+    entry = before.get(one.interface)
+    if one.state is not State.DETACHING or one.guest is None or entry is None or entry.get("name") != one.network:
+        return None
+    return {**entry, multinet.IN_VM: {**_in_vm(entry), **_told(one.guest)}}
+
+
+def _told(guest: Guest) -> dict[str, Any]:
+    told = {"state": guest.state, "interface": guest.interface, "mac": guest.mac, "ips": list(guest.addresses)}
+    told |= {"port": guest.port, "evidence": guest.evidence}
+    return {key: value for key, value in told.items() if value}
 
 
 def _by_interface(text: str | None) -> dict[str, dict[str, Any]]:
@@ -204,7 +221,14 @@ def _by_interface(text: str | None) -> dict[str, dict[str, Any]]:
 
 
 def _is_news(entry: dict[str, Any], before: dict[str, Any] | None) -> bool:
-    return before is None or any(entry.get(key) != before.get(key) for key in ("name", "ips", "mac"))
+    if before is None or any(entry.get(key) != before.get(key) for key in ("name", "ips", "mac")):
+        return True
+    return _in_vm(entry).get("state") == _VISIBLE != _in_vm(before).get("state")
+
+
+def _in_vm(entry: dict[str, Any]) -> dict[str, Any]:
+    found = entry.get(multinet.IN_VM)
+    return found if isinstance(found, dict) else {}
 
 
 def _added(pod: Pod, entry: dict[str, Any]) -> _Clause:
@@ -212,6 +236,9 @@ def _added(pod: Pod, entry: dict[str, Any]) -> _Clause:
     details += [f"mac: {entry['mac']}"] if entry.get("mac") else []
     network = _short(pod, entry["name"])
     suffix = f"({', '.join(details)})" if details else ""
+    guest = _in_vm(entry)
+    if guest.get("state") == _VISIBLE:
+        suffix += f", in the virtual machine{_spaced(guest.get('interface', ''))}"
     return _Clause(_ADDED, f"added interface {entry['interface']} to network: {network}{suffix}")
 
 

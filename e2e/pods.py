@@ -62,11 +62,14 @@ class Namespace:
         self.api.cluster.kubectl("delete", "net-attach-def", name, "-n", self.name)
 
     def pod(self, name: str, networks: Any = None, *, wait: bool = True, **spec: Any) -> "Pod":
-        """Make a pod that sleeps; `networks`: its annotation from the start."""
+        """Make a pod that sleeps; `networks`: its annotation from the start, `annotations`: others."""
+        annotations = spec.pop("annotations", {}) | ({} if networks is None else {NETWORKS: as_text(networks)})
         container = {"name": "c", "image": IMAGE, "command": ["sleep", "3600"], "securityContext": _MAY_CONFIGURE}
-        container |= {key: spec.pop(key) for key in ("command", "volumeMounts") if key in spec}
+        container |= {
+            key: spec.pop(key) for key in ("command", "env", "securityContext", "volumeMounts") if key in spec
+        }
         body = {
-            "metadata": {"name": name, "annotations": {} if networks is None else {NETWORKS: as_text(networks)}},
+            "metadata": {"name": name, "annotations": annotations},
             "spec": {
                 "terminationGracePeriodSeconds": 0,
                 "containers": [container],

@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
-def kernel() -> Iterator[Kernel]:
+def kernel(node_netns: None) -> Iterator[Kernel]:
     """The agent's hands in the kernel, in the namespace that the test is in."""
     native.KERNELS.append(Kernel())
     yield native.KERNELS[-1]

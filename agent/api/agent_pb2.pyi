@@ -31,18 +31,20 @@ class Pod(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("pod", "revision", "attachments", "keep", "ended")
+    __slots__ = ("pod", "revision", "attachments", "keep", "ended", "vm")
     POD_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    VM_FIELD_NUMBER: _ClassVar[int]
     pod: Pod
     revision: str
     attachments: _containers.RepeatedCompositeFieldContainer[Attachment]
     keep: _containers.RepeatedScalarFieldContainer[str]
     ended: bool
-    def __init__(self, pod: _Optional[_Union[Pod, _Mapping]] = ..., revision: _Optional[str] = ..., attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., keep: _Optional[_Iterable[str]] = ..., ended: _Optional[bool] = ...) -> None: ...
+    vm: str
+    def __init__(self, pod: _Optional[_Union[Pod, _Mapping]] = ..., revision: _Optional[str] = ..., attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., keep: _Optional[_Iterable[str]] = ..., ended: _Optional[bool] = ..., vm: _Optional[str] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
     __slots__ = ()
@@ -73,7 +75,7 @@ class Hold(_message.Message):
     def __init__(self, state: _Optional[_Union[State, str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class AttachmentOutcome(_message.Message):
-    __slots__ = ("position", "state", "network", "interface", "result", "reason", "message", "attempts")
+    __slots__ = ("position", "state", "network", "interface", "result", "reason", "message", "attempts", "guest")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +84,7 @@ class AttachmentOutcome(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    GUEST_FIELD_NUMBER: _ClassVar[int]
     position: int
     state: State
     network: str
@@ -90,7 +93,24 @@ class AttachmentOutcome(_message.Message):
     reason: str
     message: str
     attempts: int
-    def __init__(self, position: _Optional[int] = ..., state: _Optional[_Union[State, str]] = ..., network: _Optional[str] = ..., interface: _Optional[str] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., attempts: _Optional[int] = ...) -> None: ...
+    guest: Guest
+    def __init__(self, position: _Optional[int] = ..., state: _Optional[_Union[State, str]] = ..., network: _Optional[str] = ..., interface: _Optional[str] = ..., result: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., attempts: _Optional[int] = ..., guest: _Optional[_Union[Guest, _Mapping]] = ...) -> None: ...
+
+class Guest(_message.Message):
+    __slots__ = ("state", "interface", "mac", "addresses", "port", "evidence")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    interface: str
+    mac: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    port: str
+    evidence: str
+    def __init__(self, state: _Optional[str] = ..., interface: _Optional[str] = ..., mac: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., port: _Optional[str] = ..., evidence: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("pod", "revision", "settled", "attachments", "released", "forgotten", "synced", "sandbox")

@@ -44,6 +44,16 @@ class RuntimeServiceStub:
                 request_serializer=agent_dot_api_dot_cri__pb2.PodSandboxStatusRequest.SerializeToString,
                 response_deserializer=agent_dot_api_dot_cri__pb2.PodSandboxStatusResponse.FromString,
                 _registered_method=True)
+        self.ListContainers = channel.unary_unary(
+                '/runtime.v1.RuntimeService/ListContainers',
+                request_serializer=agent_dot_api_dot_cri__pb2.ListContainersRequest.SerializeToString,
+                response_deserializer=agent_dot_api_dot_cri__pb2.ListContainersResponse.FromString,
+                _registered_method=True)
+        self.ContainerStatus = channel.unary_unary(
+                '/runtime.v1.RuntimeService/ContainerStatus',
+                request_serializer=agent_dot_api_dot_cri__pb2.ContainerStatusRequest.SerializeToString,
+                response_deserializer=agent_dot_api_dot_cri__pb2.ContainerStatusResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeServiceServicer:
@@ -61,6 +71,18 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListContainers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ContainerStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RuntimeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +95,16 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.PodSandboxStatus,
                     request_deserializer=agent_dot_api_dot_cri__pb2.PodSandboxStatusRequest.FromString,
                     response_serializer=agent_dot_api_dot_cri__pb2.PodSandboxStatusResponse.SerializeToString,
+            ),
+            'ListContainers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListContainers,
+                    request_deserializer=agent_dot_api_dot_cri__pb2.ListContainersRequest.FromString,
+                    response_serializer=agent_dot_api_dot_cri__pb2.ListContainersResponse.SerializeToString,
+            ),
+            'ContainerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContainerStatus,
+                    request_deserializer=agent_dot_api_dot_cri__pb2.ContainerStatusRequest.FromString,
+                    response_serializer=agent_dot_api_dot_cri__pb2.ContainerStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +161,60 @@ class RuntimeService:
             '/runtime.v1.RuntimeService/PodSandboxStatus',
             agent_dot_api_dot_cri__pb2.PodSandboxStatusRequest.SerializeToString,
             agent_dot_api_dot_cri__pb2.PodSandboxStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListContainers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runtime.v1.RuntimeService/ListContainers',
+            agent_dot_api_dot_cri__pb2.ListContainersRequest.SerializeToString,
+            agent_dot_api_dot_cri__pb2.ListContainersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContainerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/runtime.v1.RuntimeService/ContainerStatus',
+            agent_dot_api_dot_cri__pb2.ContainerStatusRequest.SerializeToString,
+            agent_dot_api_dot_cri__pb2.ContainerStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,8 @@ class Service(cri_pb2_grpc.RuntimeServiceServicer):
     def __init__(self) -> None:
         self.items: list[cri_pb2.PodSandbox] = []
         self.status = cri_pb2.PodSandboxStatusResponse()
+        self.containers: list[cri_pb2.Container] = []
+        self.container = cri_pb2.ContainerStatusResponse()
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.requests: list[Any] = []
         self.released = threading.Event()
@@ -40,6 +42,14 @@ class Service(cri_pb2_grpc.RuntimeServiceServicer):
     def PodSandboxStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._answering(request, context)
         return self.status
+
+    def ListContainers(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._answering(request, context)
+        return cri_pb2.ListContainersResponse(containers=self.containers)
+
+    def ContainerStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._answering(request, context)
+        return self.container
 
     def _answering(self, request: Any, context: grpc.ServicerContext) -> None:
         self.requests.append(request)
@@ -213,3 +223,24 @@ def answers_within(runtime: cri.Runtime, seconds: float) -> bool:
         else:
             return True
     return False
+
+
+def test_the_running_containers_of_a_sandbox_are_asked_for_by_name(service, runtime):
+    service.containers = [cri_pb2.Container(id="c1", metadata=cri_pb2.ContainerMetadata(name="vm"))]
+    assert runtime.containers("s1") == {"vm": "c1"}
+    wanted = service.requests[0].filter
+    assert (wanted.pod_sandbox_id, wanted.state.state) == ("s1", cri_pb2.CONTAINER_RUNNING)
+
+
+def test_a_containers_process_is_in_the_verbose_status(service, runtime):
+    service.container.info["info"] = json.dumps({"pid": 4711, "sandboxID": "s1"})
+    assert runtime.process("c1") == 4711
+    service.error = (grpc.StatusCode.NOT_FOUND, "no such container")
+    assert runtime.process("c1") == 0
+
+
+@pytest.mark.parametrize("info", [{}, {"info": "{"}, {"info": "{}"}, {"info": "[]"}, {"info": '{"pid": "x"}'}])
+def test_a_container_of_an_unknown_shape_is_told_not_guessed(service, runtime, info):
+    service.container.info.update(info)
+    with pytest.raises(cri.RuntimeUnavailable, match="which process container c1 is"):
+        runtime.process("c1")

@@ -14,8 +14,10 @@ from agent.engine import Engine
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import (
+    KUBEVIRT,
     ContainerID,
     Desired,
+    Guest,
     Hold,
     Key,
     Namespace,
@@ -26,6 +28,7 @@ from agent.model import (
     PodUID,
     Record,
     Refused,
+    Standing,
     State,
     Wanted,
 )
@@ -134,6 +137,33 @@ class FakeAttachments:
         self.journal.remove(record.key)
 
 
+class FakeRelay:
+    """Stands for all guests: what they have got, and what they do not give back."""
+
+    def __init__(self, world: World, journal: Journal) -> None:
+        self.world, self.journal = world, journal
+
+    def hand_on(self, desired, sandbox, records, is_current):
+        standings = {}
+        for record in records:
+            problem = self.world.fails.get(f"guest {record.key.ifname}")
+            if problem is None and not record.guest:
+                self.world.done.append(f">{record.key.ifname}")
+                self.journal.update(replace(record, guest={"vm": desired.vm, "mac": "m"}), durable=False)
+            standings[record.key] = Standing(Guest("PodAttached" if problem else "GuestVisible", "eth1"), problem)
+        return standings
+
+    def take_back(self, desired, sandbox, records, is_current):
+        left = {}
+        for record in records:
+            if problem := self.world.fails.get(f"leave {record.key.ifname}"):
+                left[record.key] = problem
+            else:
+                self.world.done.append(f"<{record.key.ifname}")
+                self.journal.update(replace(record, guest={}), durable=False)
+        return left
+
+
 class Story:
     """An engine in a world; restartable on the same journal."""
 
@@ -146,8 +176,9 @@ class Story:
         attachments = FakeAttachments(self.world, self.journal)
         world = self.world
         self.engine = Engine(
-            self.journal, world, attachments, world, self.outcomes, Locks(), world, lambda _: world.cached
-        )
+            self.journal, world, attachments, world, self.outcomes, Locks(), world, lambda _: world.cached,
+            FakeRelay(world, self.journal),
+        )  # fmt: skip
         self.engine.start()
         return self
 
@@ -538,3 +569,119 @@ def test_the_current_sandbox_is_the_ready_one_of_the_last_attempt():
 
     assert cri.current([one("a", 0, ready=False), one("b", 1, ready=True)], POD.uid).id == "b"
     assert cri.current([one("a", 0, ready=False)], POD.uid) is None
+
+
+# -- virtual machines ------------------------------------------------------------------------------------------
+
+VM = '{"qmp": "/q"}'
+
+
+def test_what_is_attached_is_handed_on_to_the_guest(story):
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"), vm=VM)
+    outcome = story.settled("r1")
+    assert states(outcome) == [("x1", "Attached", ""), ("x2", "Attached", "")]
+    assert {one.guest.state for one in outcome.attachments} == {"GuestVisible"}
+    assert story.world.done == ["+x1", "+x2", ">x1", ">x2"]
+
+
+def test_what_the_guest_has_not_got_is_pending_with_its_result_and_tried_again(story):
+    story.world.fails["guest x1"] = NotReady("VMUnreachable", "no socket")
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"), vm=VM)
+    outcome = story.settled("r1")
+    assert states(outcome) == [("x1", "Pending", "VMUnreachable"), ("x2", "Attached", "")]
+    assert outcome.attachments[0].result is not None
+    assert (outcome.attachments[0].guest.state, outcome.attachments[0].attempts) == ("PodAttached", 0)
+    del story.world.fails["guest x1"]
+    story.outcome(lambda one: states(one)[0] == ("x1", "Attached", ""))
+    assert story.world.done == ["+x1", "+x2", ">x2", ">x1"]
+
+
+def test_what_a_guest_cannot_have_is_refused(story):
+    story.world.fails["guest x1"] = Refused("UnsuitableForVM", "a macvlan")
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    assert states(story.settled("r1")) == [("x1", "Refused", "UnsuitableForVM")]
+
+
+def test_the_guest_lets_go_before_the_interface_goes(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.world.fails["leave x1"] = NotReady("WaitingForGuest", "still there")
+    story.apply("r2", vm=VM)
+    outcome = story.settled("r2")
+    assert states(outcome) == [("x1", "Detaching", "WaitingForGuest")]
+    assert (outcome.attachments[0].guest.state, outcome.attachments[0].attempts) == ("Detaching", 0)
+    assert outcome.released == ()
+    assert story.world.done == ["+x1", ">x1"]
+    del story.world.fails["leave x1"]
+    assert story.outcome(lambda one: not one.attachments).released == ("x1 ns/a",)
+    assert story.world.done == ["+x1", ">x1", "<x1", "-x1"]
+
+
+def test_between_two_looks_at_a_guest_nothing_is_detached(story):
+    """A pass that is started by anything else comes in between, when it is nobody's turn."""
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.world.fails["leave x1"] = NotReady("WaitingForGuest", "still there")
+    story.apply("r2", vm=VM)
+    story.settled("r2")
+    for number in range(20):
+        story.engine.look(POD.uid)
+        time.sleep(0.02 * (number % 3))
+    assert "-x1" not in story.world.done
+
+
+def test_a_guest_that_is_long_silent_is_told_as_a_failure(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.world.fails["leave x1"] = NotReady("WaitingForGuest", "still there")
+    story.apply("r2", vm=VM)
+    story.outcome(lambda one: any(each.attempts > 3 for each in one.attachments))
+
+
+def test_a_dead_sandbox_has_no_guest(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.world.fails["leave x1"] = NotReady("WaitingForGuest", "still there")
+    story.world.sandboxes.clear()
+    story.apply("r2", ended=True, vm=VM)
+    assert story.settled("r2").forgotten
+    assert story.world.done == ["+x1", ">x1", "-x1"]
+
+
+def test_an_interface_that_a_guest_has_is_replaced_not_changed_in_place(story):
+    story.apply("r1", with_mac("02:00:00:00:00:01"), vm=VM)
+    story.settled("r1")
+    story.apply("r2", with_mac("02:00:00:00:00:02"), vm=VM)
+    story.settled("r2")
+    assert story.world.done == ["+x1", ">x1", "<x1", "-x1", "+x1", ">x1"]
+
+
+def test_in_kubevirts_pods_nothing_is_handed_on_and_leaving_is_waited_for(story):
+    story.apply("r1", wish("a", "podx"), vm=KUBEVIRT)
+    assert [(one.state, one.guest) for one in story.settled("r1").attachments] == [(State.ATTACHED, None)]
+    story.world.fails["leave podx"] = NotReady("WaitingForGuest", "still there")
+    story.apply("r2", vm=KUBEVIRT)
+    assert states(story.settled("r2")) == [("podx", "Detaching", "WaitingForGuest")]
+    assert story.world.done == ["+podx"]
+    del story.world.fails["leave podx"]
+    story.outcome(lambda one: not one.attachments)
+    assert story.world.done == ["+podx", "<podx", "-podx"]
+
+
+def test_in_kubevirts_pods_a_changed_wish_costs_the_guest_nothing(story):
+    story.apply("r1", wish("a", "podx"), vm=KUBEVIRT)
+    story.settled("r1")
+    story.apply("r2", wish("b", "podx"), vm=KUBEVIRT)
+    outcome = story.settled("r2")
+    assert (states(outcome), outcome.released) == ([("podx", "Pending", "UsedByVM")], ())
+    assert story.world.done == ["+podx"]
+
+
+def test_after_a_restart_the_guest_is_still_asked_first(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.stop()
+    story.start()
+    story.apply("r2", vm=VM)
+    story.settled("r2")
+    assert story.world.done == ["+x1", ">x1", "<x1", "-x1"]

@@ -8,7 +8,7 @@ import pytest
 from agent import grpc_server, underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
-from agent.model import AttachmentOutcome, Hold, Outcome, Pod, PodUID, State
+from agent.model import AttachmentOutcome, Guest, Hold, Outcome, Pod, PodUID, State
 from agent.outcomes import Outcomes
 
 POD = Pod(PodUID("u1"), "ns", "p1")
@@ -47,9 +47,9 @@ def test_a_desired_set_arrives_as_it_was_sent(served):
         api.Attachment(element=ELEMENT, config='{"type": "x"}', nad_uid="n1", nad_resource_version="7"),
         api.Attachment(element='{"name": "red", "namespace": "ns"}', hold=hold),
     ]
-    stub.Apply(request(attachments=attachments), timeout=5)
+    stub.Apply(request(attachments=attachments, vm="kubevirt"), timeout=5)
     desired = engine.applied[0]
-    assert (desired.pod, desired.revision, desired.ended) == (POD, "r1", False)
+    assert (desired.pod, desired.revision, desired.ended, desired.vm) == (POD, "r1", False, "kubevirt")
     first, second = desired.attachments
     assert (first.selection.network, first.selection.interface, first.config) == ("ns/blue", "net1", '{"type": "x"}')
     assert (first.nad_uid, first.nad_resource_version, first.hold) == ("n1", "7", None)
@@ -92,6 +92,17 @@ def test_a_watch_tells_what_is_known_then_synced_then_what_comes(served):
     outcomes.publish(Outcome(POD, "r2", forgotten=True))
     assert next(stream).forgotten
     stream.cancel()
+
+
+def test_how_far_an_interface_has_got_in_a_virtual_machine_is_told(served):
+    _, outcomes, stub, _ = served
+    guest = Guest("GuestVisible", "eth1", "02:00:00:00:00:01", ("10.1.0.2/24",), "rp1", "driver")
+    attachment = AttachmentOutcome(0, State.ATTACHED, "ns/blue", "net1", guest=guest)
+    outcomes.publish(Outcome(POD, "r1", settled=True, attachments=(attachment,)))
+    (outcome,) = stub.List(api.ListRequest(), timeout=5).outcomes
+    told = outcome.attachments[0].guest
+    assert (told.state, told.interface, told.mac) == ("GuestVisible", "eth1", "02:00:00:00:00:01")
+    assert (list(told.addresses), told.port, told.evidence) == (["10.1.0.2/24"], "rp1", "driver")
 
 
 def test_a_watch_is_not_synced_before_the_first_passes_are_done(served):

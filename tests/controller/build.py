@@ -21,6 +21,8 @@ def document(name: str = "p", **parts: Any) -> dict[str, Any]:
     }
     if annotations:
         metadata["annotations"] = annotations
+    if parts.get("labels"):
+        metadata["labels"] = parts["labels"]
     if parts.get("deleting"):
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     status: dict[str, Any] = {"phase": parts.get("phase", "Running")}

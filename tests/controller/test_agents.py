@@ -1,5 +1,6 @@
 import threading
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from agent.api import agent_pb2 as api
 from controller.agents import Agents, Listeners
 from controller.desired import Attachment, Desired, Hold
-from controller.model import PodRef, PodUID, State
+from controller.model import Guest, PodRef, PodUID, State
 from controller.nodes import Underlay
 from controller.workers import Unavailable
 from tests.controller.fake_agent import FakeAgent, serving
@@ -143,3 +144,22 @@ def test_several_listeners_hear_the_same():
     everybody.told("outcome")
     everybody.lost()
     assert ears[0].calls == ears[1].calls == [("synced", []), ("told", "outcome"), ("lost", None)]
+
+
+def test_the_virtual_machine_goes_both_ways(target, agents):
+    guest = api.Guest(state="Attached", interface="eth1", mac="m", addresses=["a"], port="rp1", evidence="driver")
+    message = api.Outcome(
+        pod=api.Pod(uid="u", namespace="ns", name="p"),
+        attachments=[api.AttachmentOutcome(state=api.PENDING, guest=guest), api.AttachmentOutcome(state=api.ATTACHED)],
+    )
+    fake, listener, stop = FakeAgent(), Listener(), threading.Event()
+    with serving(fake, target):
+        agents.apply(REF, replace(WISH, vm="kubevirt"))
+        assert fake.requests("uid-p")[0].vm == "kubevirt"
+        threading.Thread(target=agents.follow, args=(listener, stop), daemon=True).start()
+        listener.wait("synced")
+        fake.say(message)
+        listener.wait("synced", "told")
+        stop.set()
+    one, other = listener.calls[1][1].attachments
+    assert (one.guest, other.guest) == (Guest("Attached", "eth1", "m", ("a",), "rp1", "driver"), None)

@@ -122,3 +122,37 @@ def test_an_edited_network_is_another_revision():
     newer = desired(pod, lambda _: build.network("blue", version=2), Policy())
     assert isinstance(newer, Desired)
     assert newer.revision != sent("blue").revision
+
+
+# -- virtual machines -------------------------------------------------------------------------------------------------
+
+LAUNCHER = {"labels": {"kubevirt.io": "virt-launcher"}}
+
+
+def test_how_a_virtual_machine_is_reached_is_part_of_the_wish():
+    vm = {"annotations": {"hotnic.dev/vm": '{"qmp": "/q"}'}}
+    found = wish("blue", **vm)
+    assert found.vm == '{"qmp": "/q"}'
+    assert found.revision != sent("blue").revision
+
+
+def test_kubevirts_pods_are_known_by_their_label_whatever_else_they_say():
+    found = wish("blue@podx", **LAUNCHER, annotations={"hotnic.dev/vm": "{}"})
+    assert found.vm == "kubevirt"
+    assert wish("blue@podx", labels={"kubevirt.io": "virt-handler"}).vm == ""
+
+
+def test_in_kubevirts_pods_an_element_without_interface_is_none_of_ours():
+    found = wish("red,blue@podx", **LAUNCHER)
+    assert [json.loads(one.element)["name"] for one in found.attachments] == ["blue"]
+    assert found.refusals == ()
+    assert wish("ghost/x/y,blue@podx", **LAUNCHER).attachments == found.attachments
+
+
+def test_the_empty_annotation_that_kubevirt_leaves_asks_for_nothing():
+    assert wish("", **LAUNCHER).attachments == ()
+
+
+def test_a_pod_whose_way_to_the_machine_changes_has_changed():
+    before, after = (build.pod(networks="blue", annotations={"hotnic.dev/vm": one}) for one in ("a", "b"))
+    assert not before.says_the_same(after)

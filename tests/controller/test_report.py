@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from controller.desired import Attachment, Desired, Hold, Malformed, NotApplicable, Refusal
-from controller.model import Condition, State
+from controller.model import Condition, Guest, State
 from controller.report import EVENT_BYTES, Report, report
 from tests.controller import build
 from tests.controller.build import attached, entries, lacking, outcome
@@ -296,3 +297,59 @@ def test_texts_are_cut_between_characters():
     assert told(found)[1].endswith("ä…")
     assert found.condition is not None
     assert len(found.condition.message.encode()) <= 4096
+
+
+# -- virtual machines -------------------------------------------------------------------------------------------------
+
+
+def in_guest(one, state="GuestVisible", **more):
+    return replace(one, guest=Guest(state, mac="02:00:00:00:00:01", **more))
+
+
+VISIBLE = in_guest(attached("net1"), interface="eth1", port="rp2", evidence="driver", addresses=("10.1.0.2/24",))
+
+
+def test_what_the_guest_has_is_published_made_ready_and_told():
+    found = report(build.pod(networks="x"), ONE, outcome(VISIBLE), NOW)
+    (entry,) = json.loads(found.status)
+    assert entry["hotnic.dev/vm"] == {
+        "state": "GuestVisible", "interface": "eth1", "mac": "02:00:00:00:00:01", "ips": ["10.1.0.2/24"],
+        "port": "rp2", "evidence": "driver",
+    }  # fmt: skip
+    assert found.condition.ready
+    assert told(found)[1].endswith("), in the virtual machine eth1")
+
+
+def test_what_is_only_in_the_pod_is_published_and_not_ready():
+    waiting = replace(attached("net1"), state=PENDING, reason="VMPaused", message="it is paused")
+    found = report(build.pod(networks="x"), ONE, outcome(in_guest(waiting, "Attached")), NOW)
+    assert json.loads(found.status)[0]["hotnic.dev/vm"]["state"] == "Attached"
+    assert (found.condition.ready, found.condition.reason) == (False, "VMPaused")
+    assert told(found) == (
+        "AddedInterface",
+        "pod [ns/p]: added interface net1 to network: blue(ips: [10.9.0.7], mac: 02:00:00:00:00:01)",
+    )
+    pod = build.pod(networks="x", status=found.status, conditions=[build.ready("False", "VMPaused")])
+    later = report(pod, ONE, outcome(VISIBLE), NOW)
+    assert later.condition.ready
+    assert "in the virtual machine eth1" in told(later)[1]
+
+
+def test_what_the_guest_has_not_let_go_stays_published_as_that():
+    pod = build.pod(networks="", status=report(build.pod(networks="x"), ONE, outcome(VISIBLE), NOW).status)
+    going = lacking(DETACHING, "net1", "WaitingForGuest", "not yet", position=-1, attempts=0)
+    found = report(pod, NONE, outcome(in_guest(going, "Detaching")), NOW)
+    (entry,) = json.loads(found.status)
+    assert (entry["hotnic.dev/vm"]["state"], entry["hotnic.dev/vm"]["port"]) == ("Detaching", "rp2")
+    assert (found.condition.reason, found.event) == ("WaitingForGuest", None)
+
+
+def test_an_entry_of_another_network_is_not_said_to_leave():
+    pod = build.pod(networks="", status=entries("net1", network="ns/red"))
+    going = lacking(DETACHING, "net1", "WaitingForGuest", "not yet", position=-1, attempts=0)
+    assert report(pod, NONE, outcome(in_guest(going, "Detaching")), NOW).status is None
+
+
+def test_an_interface_that_is_no_longer_a_guests_loses_what_was_said_of_it():
+    pod = build.pod(networks="x", status=report(build.pod(networks="x"), ONE, outcome(VISIBLE), NOW).status)
+    assert "hotnic.dev/vm" not in json.loads(report(pod, ONE, outcome(attached("net1")), NOW).status)[0]

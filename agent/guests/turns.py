@@ -1,0 +1,84 @@
+"""What a pass does about the pod's guest: whose turn it is, what came of it, and when it is looked at again.
+
+A guest that has not done its part is no failure: it is looked at every LONGEST_S at the latest, for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from agent.guests.relay import Relay
+from agent.journal import Journal
+from agent.model import KUBEVIRT, Key, NotReady, PodUID, Record, Standing, State
+from agent.progress import Progress
+from agent.retries import Failure, Retries
+from agent.sandboxes import Sandbox
+
+LONGEST_S = 2.0
+
+
+class Turns:
+    """Serves the passes of all pods. `again` starts a pass over a pod at that time (monotonic seconds)."""
+
+    def __init__(
+        self, relay: Relay, retries: Retries, journal: Journal, again: Callable[[PodUID, float], None]
+    ) -> None:
+        self._relay = relay
+        self._retries = retries
+        self._journal = journal
+        self._again = again
+
+    def take_back(
+        self, progress: Progress, sandbox: Sandbox | None, leaves: Collection[Record]
+    ) -> Mapping[Key, Failure]:
+        """Have the pod's guest let go of what leaves; return what it still has. A dead sandbox has no guest."""
+        uid = progress.desired.pod.uid
+        held = [record for record in leaves if sandbox is not None and _is_in_guest(record, progress, sandbox)]
+        now = time.monotonic()
+        due = [record for record in held if self._retries.is_due(uid, removal(record), now)]
+        waiting = {one.key: last for one in held if one not in due and (last := self._retries.last(uid, removal(one)))}
+        if sandbox is None or not due:
+            return waiting
+        left = self._relay.take_back(progress.desired, sandbox, due, lambda: self._is_current(progress))
+        wishes = {record.key: removal(record) for record in due}
+        waiting |= {key: self._waits(uid, wishes[key], State.DETACHING, problem) for key, problem in left.items()}
+        return waiting
+
+    def hand_on(self, progress: Progress, sandbox: Sandbox, records: Collection[Record]) -> None:
+        """Bring what is attached into the pod's guest, if it has one that is ours to serve."""
+        desired, attached = progress.desired, progress.in_pod
+        if desired.vm in {"", KUBEVIRT} or not attached:
+            return
+        theirs = [record for record in records if record.key in attached]
+        standings = self._relay.hand_on(desired, sandbox, theirs, lambda: self._is_current(progress))
+        for key, standing in standings.items():
+            progress.handed_on(attached[key], standing)
+            self._note(desired.pod.uid, key, standing)
+
+    def _note(self, uid: PodUID, key: Key, standing: Standing) -> None:
+        wish = f"hand on {key}"
+        if isinstance(standing.problem, NotReady):
+            self._waits(uid, wish, State.PENDING, standing.problem)
+        else:
+            self._retries.succeeded(uid, wish)
+
+    def _waits(self, uid: PodUID, wish: str, state: State, problem: NotReady) -> Failure:
+        failure = self._retries.failed(uid, wish, state, problem.reason, str(problem), time.monotonic(), LONGEST_S)
+        self._again(uid, failure.not_before)
+        return failure
+
+    def _is_current(self, progress: Progress) -> bool:
+        """Whether no newer wish has come while the pass was waiting."""
+        now = self._journal.desired(progress.desired.pod.uid)
+        return now is not None and (now.revision, now.ended) == (progress.desired.revision, progress.desired.ended)
+
+
+def _is_in_guest(record: Record, progress: Progress, sandbox: Sandbox) -> bool:
+    handed_on = bool(record.guest) or progress.desired.vm == KUBEVIRT
+    return handed_on and record.key.container_id == sandbox.id
+
+
+def removal(record: Record) -> str:
+    """Return what the retries know a removal by."""
+    return f"detach {record.key}"
