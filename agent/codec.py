@@ -35,7 +35,12 @@ def encode_record(record: Record) -> Document:
         "network": record.network,
         "element": record.element,
         "config": record.config,
-        "netns": [record.namespace.path, record.namespace.device, record.namespace.inode],
+        "netns": [
+            record.namespace.path,
+            record.namespace.device,
+            record.namespace.inode,
+            record.namespace.cookie,
+        ],
         "pod": _encode_pod(record.pod) if record.pod else None,
         "args": [list(pair) for pair in record.args],
         "runtime": dict(record.runtime),

@@ -103,11 +103,21 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace: where it was found, and what it is (`stat` of the nsfs file)."""
+    """A network namespace: where it was found, and what it is (`stat` of the nsfs file, and the kernel's cookie).
+
+    An inode is given to another namespace when its own has ended; a cookie is not, before the node reboots.
+    """
 
     path: str
     device: int = 0
     inode: int = 0
+    cookie: int = 0  # 0: not known, by older kernels and older records
+
+    def is_same(self, other: Namespace) -> bool:
+        """Whether both are one namespace, wherever it was found."""
+        is_known = bool(self.cookie and other.cookie)
+        same = (self.device, self.inode) == (other.device, other.inode)
+        return same and (not is_known or self.cookie == other.cookie)
 
 
 @dataclass(frozen=True, slots=True)

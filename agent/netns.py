@@ -1,7 +1,8 @@
 """Network namespaces: open them, tell them apart, work inside them.
 
 Rules
-1. A namespace is its (device, inode), compared on an open descriptor; a path may have been recycled.
+1. A namespace is its (device, inode), compared on an open descriptor, and its cookie: a path may have been recycled,
+   and so may an inode be.
 2. The node's own namespace is never a pod's. Callers check `is_own` before they do anything.
 3. `/proc/thread-self`, not `/proc/self`: the latter is the main thread's namespace.
 4. A thread that cannot return to its namespace is unfit for anything else; the process ends and starts anew,
@@ -11,8 +12,10 @@ Rules
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from pathlib import Path
 from agent.model import Namespace
 
 CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
 OWN = "/proc/thread-self/ns/net"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,9 +61,10 @@ class View:
 
 
 def identify(fd: int, path: str) -> Namespace:
-    """Return what the open namespace is, remembering where it was found."""
+    """Return what the open namespace is, remembering where it was found. Raises OSError where it cannot be entered."""
     status = os.fstat(fd)
-    return Namespace(path, status.st_dev, status.st_ino)
+    cookie = _cookie(fd) if is_namespace(fd) else 0  # what is none is told by who works in it
+    return Namespace(path, status.st_dev, status.st_ino, cookie)
 
 
 def is_own(fd: int) -> bool:
@@ -98,6 +103,17 @@ def netlink_socket(fd: int) -> socket.socket:
     """Return a route netlink socket that lives in the namespace, usable from any thread."""
     with entered(fd):
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+
+
+def _cookie(fd: int) -> int:
+    """Return the number that the kernel gives no other namespace; 0 where it has no such numbers (before 5.14)."""
+    with netlink_socket(fd) as inside:
+        try:
+            return int.from_bytes(inside.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError as problem:
+            if problem.errno == errno.ENOPROTOOPT:
+                return 0
+            raise
 
 
 def _setns(fd: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from agent import cri, netns
 from agent.guests.containers import Containers
-from agent.model import ContainerID, NotReady
+from agent.model import ContainerID, Namespace, NotReady
 from agent.sandboxes import Sandbox
 
 
@@ -29,8 +29,8 @@ class FakeRuntime:
 @pytest.fixture
 def sandbox():
     """A sandbox whose network namespace is the one that the test is in."""
-    with netns.own() as fd:
-        return Sandbox(ContainerID("s1"), netns.identify(fd, netns.OWN))
+    own = os.stat(netns.OWN)
+    return Sandbox(ContainerID("s1"), Namespace(netns.OWN, own.st_dev, own.st_ino))
 
 
 def root(runtime, sandbox, name=""):
