@@ -114,6 +114,12 @@ class Journal:
             _refuse_held(note, [other for other in self._records.values() if other.key != key])
         self.update(replace(record, saved=note), durable=False)
 
+    def made(self, key: Key, ifindex: int) -> None:
+        """Know an attachment's link in the pod, until the record is written the next time (device.Notes)."""
+        with self._lock:
+            if (record := self._records.get(key)) is not None:
+                self._records[key] = replace(record, ifindex=ifindex)
+
     def remove(self, key: Key) -> None:
         """Forget an attachment, after its DEL; one that is not there is fine."""
         (self._directory / "records" / _record_name(key)).unlink(missing_ok=True)
@@ -155,9 +161,12 @@ class Journal:
 
     def _check_format(self) -> None:
         path = self._directory / "format"
-        if not path.exists():
-            path.write_text(FORMAT + "\n")
-        elif (found := path.read_text().strip()) != FORMAT:
+        found = path.read_text().strip() if path.exists() else ""
+        if not found:  # an empty one is what a crash may have left
+            temporary = path.with_name("damaged") / "format"
+            temporary.write_text(FORMAT + "\n")
+            temporary.rename(path)
+        elif found != FORMAT:
             raise ValueError(f"{path} says version {found}, this agent understands {FORMAT}")
 
     def _load(self, kind: str, decode: Callable[[Any], T]) -> Iterator[T]:

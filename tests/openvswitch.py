@@ -5,6 +5,10 @@
         openvswitch.add_bridge("br0")        a bridge whose packets the datapath under test carries
         openvswitch.vsctl("list-ports", "br0")
 
+By itself it is a service: `python -m tests.openvswitch FOLDER` runs it until it is told to end. `FOLDER/ready` is there
+once it serves, and `FOLDER/vsctl` is an ovs-vsctl that speaks to its database. Its folder has to be fetched by then
+(`debs.unpacked`): in a network namespace of its own it reaches nothing.
+
 Rule 1: the datapath `netdev` forwards in the daemon itself and needs of the kernel only TAP and packet sockets, so it
         runs on every machine; `system` is the kernel's module, which takes `needs("ovs_kernel")`.
 Rule 2: everything it writes lies in one folder, nothing of the machine's Open vSwitch, if it has one, is touched.
@@ -12,7 +16,10 @@ Rule 3: both daemons are ended by their process, and die with the thread that st
 """
 
 import os
+import shlex
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -119,3 +126,21 @@ def _environment(folder: Path) -> dict[str, str]:
     package = debs.unpacked(*debs.OPENVSWITCH)
     private = dict.fromkeys(("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR"), os.fspath(folder))
     return {**debs.environment(package), **private, "OVS_PKGDATADIR": str(package / "usr/share/openvswitch")}
+
+
+def main(folder: Path) -> None:
+    """Serve with the datapath `netdev` until SIGTERM."""
+    folder.mkdir()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    with running(folder, "netdev") as switch:
+        names = ("PATH", "LD_LIBRARY_PATH")
+        own = " ".join(f"{name}={shlex.quote(_environment(folder)[name])}" for name in names)
+        script = folder / "vsctl"
+        script.write_text(f'#!/bin/sh\n{own} exec ovs-vsctl --db={switch.remote} --timeout=30 "$@"\n')
+        script.chmod(0o755)
+        (folder / "ready").touch()
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

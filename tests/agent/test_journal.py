@@ -156,3 +156,10 @@ def test_a_directory_that_another_agent_uses_is_refused(opened, tmp_path):
     opened()
     with pytest.raises(ValueError, match="in use by another agent"):
         Journal(tmp_path)
+
+
+def test_a_start_that_was_killed_before_it_wrote_the_version_is_no_other_version(tmp_path):
+    tmp_path.joinpath("format").touch()
+    Journal(tmp_path).close()
+    assert (tmp_path / "format").read_text().strip() == "1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "format", "lock", "pods", "records"]

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,31 +48,40 @@ def inside(options: argparse.Namespace) -> int:
         if problem := sandbox.lacking(needed):
             print(f"cannot run here: the kernel lacks links of kind {needed}: {problem}")
             return 3
-    world = _world(options, base, about, home)
     try:
-        if world.daemon:
-            world.daemon.start()
-        return _judge(world, options)
+        with ExitStack() as running:
+            if options.service:
+                running.enter_context(_daemon(options.service, options.service_ready, home, "service").serving())
+            world = _world(options, base, about, home)
+            if options.before:
+                world.daemon = _daemon(options.before, options.ready, home, "daemon")
+                running.enter_context(world.daemon.serving())
+            return _judge(world, options)
     except OSError as problem:
         print(f"conformance: {problem}", file=sys.stderr)
         return 2
-    finally:
-        if world.daemon:
-            world.daemon.kill()
 
 
 def _world(options: argparse.Namespace, base: dict[str, Any], about: Mapping[str, Any], home: Path) -> World:
-    def placed(text: str) -> str:
-        return text.replace("{dir}", str(home))
-
-    links = about.get("links", {base["master"]: []} if base.get("master") else {})
-    world = suite.prepare(options.plugin.resolve(), base, home, links, [Path(placed(one)) for one in options.state])
+    furniture = sandbox.Furniture(
+        about.get("links", {base["master"]: []} if base.get("master") else {}),
+        {name: sandbox.Managed(**commands) for name, commands in about.get("managed", {}).items()},
+        [Path(_placed(one, home)) for one in options.state],
+        about.get("look", ""),
+    )
+    world = suite.prepare(options.plugin.resolve(), base, home, furniture)
     world.exclusive = about.get("exclusive", False)
     world.crash_points = options.crash_points
-    if options.before:
-        ready = Path(placed(options.ready)) if options.ready else None
-        world.daemon = daemon.Daemon(placed(options.before), ready, home / "daemon.log")
     return world
+
+
+def _daemon(command: str, ready: str, home: Path, name: str) -> daemon.Daemon:
+    path = Path(_placed(ready, home)) if ready else None
+    return daemon.Daemon(_placed(command, home), path, home / f"{name}.log")
+
+
+def _placed(text: str, home: Path) -> str:
+    return text.replace("{dir}", str(home))
 
 
 def _judge(world: World, options: argparse.Namespace) -> int:
@@ -98,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, help="write all verdicts with their evidence to this file")
     add("--before", default="", help="command of a daemon that the plugin needs; {dir} as above, {dir}/bin is CNI_PATH")
     add("--ready", default="", help="a path that is there once the daemon serves")
+    add("--service", default="", help="command of what the node has beforehand, a switch; what it makes is the node's")
+    add("--service-ready", default="", help="a path that is there once that has made everything")
     add("--state", action="append", default=[], help="a directory in which nothing new may be after DEL")
     add("--crash-points", type=int, default=60, help="at most so many points to kill the plugin at (%(default)s)")
     add("--inside", default="", help=argparse.SUPPRESS)

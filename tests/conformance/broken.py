@@ -128,7 +128,7 @@ _FAULTS: Mapping[str, str] = {
     '    [ip("link", "set", n, "mtu", "1300") for n in os.listdir("/sys/class/net") if n.startswith("veth")]\n'
     "answer(code, stdout)",
     "38m": "",
-    "39": 'if verb == "ADD" and not os.path.exists("/sys/class/net/cfm-br"): refuse(100)',
+    "39": 'if verb == "ADD" and not os.path.exists("/sys/class/net/cfm-none"): refuse(100)',
     "39k": "",
     "40": 'try: os.mkdir("/run/broken-busy")\nexcept FileExistsError: refuse(11)\n'
     'done = real()\nos.rmdir("/run/broken-busy")\nanswer(*done)',
@@ -250,7 +250,7 @@ def main(plugins: Path, part: str, report: Path, home: Path) -> None:
     """
     sandbox.enter()
     number, parts = map(int, part.split("/"))
-    world = suite.prepare(plugins / "bridge", _BRIDGE, home, {MASTER: []})
+    world = suite.prepare(plugins / "bridge", _BRIDGE, home, sandbox.Furniture({MASTER: []}))
     every = suite.items()
     world.abilities = {need: "" for item in every for need in item.needs}
     for name in ("ask", "told"):

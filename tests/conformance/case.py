@@ -19,6 +19,9 @@ from typing import Any
 from tests.conformance import daemon, fake_ipam, plugin, sandbox
 from tests.conformance.plugin import Call, Outcome
 
+ABSENT_BRIDGE = "cfm-none"
+"""A bridge that no node has beforehand."""
+
 _containers, _networks = itertools.count(1), itertools.count(1)
 
 

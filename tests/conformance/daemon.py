@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 START_S = 120.0  # an emulated machine takes half a minute for what takes half a second here
@@ -40,6 +41,15 @@ class Daemon:
                 text = self._log.read_text(errors="replace")[-2000:]
                 raise OSError(f"`{self._command}` does not make {self._ready}:\n{text}")
             time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Have it serve in the body of the `with`, and no longer. Raises OSError as `start` does."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End it as a crash does, with all that it started in its session."""

@@ -5,6 +5,7 @@ Rules
    machine, and what it starts ends with the suite.
 2. What a plugin left is what is there now and was not before, except a link that the configuration names: a bridge
    is made at the first ADD and stays.
+   What is there before the suite begins is the node's own: its services made it. It is spared.
 3. Kernels finish the end of a namespace later: what is to be gone is given SETTLE_S to go.
 """
 
@@ -32,11 +33,12 @@ _NO_STATE = ("/run/netns/", "/run/xtables.lock")  # the suite's own, and one tha
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What can be seen of a node: links with their kind, nftables rules, state files."""
+    """What can be seen of a node: links with their kind, nftables rules, state files, what its services say."""
 
     links: Mapping[str, str] = field(hash=False)
     rules: frozenset[str]
     files: frozenset[str]
+    said: frozenset[str] = frozenset()
 
     def left_since(self, before: State, named: frozenset[str]) -> tuple[str, ...]:
         """Return what is here and was not before, in words."""
@@ -44,20 +46,48 @@ class State:
             *(f"link {name} ({kind})" for name, kind in self.links.items() if name not in {*before.links, *named}),
             *(f"nftables: {rule}" for rule in sorted(self.rules - before.rules)),
             *(f"file {path}" for path in sorted(self.files - before.files)),
+            *(f"a service says: {line}" for line in sorted(self.said - before.said)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """A bridge that a service of the node manages: the shell commands that have it do so. `{port}` is a link in it."""
+
+    make: str
+    remove: str
+    join: str
+    leave: str
+
+
+@dataclass(frozen=True, slots=True)
+class Furniture:
+    """What a node has beforehand.
+
+    `links`: veth links with their addresses. `managed`: bridges by name. `state_dirs`: where a plugin's state is.
+    `look`: a shell command whose lines are state as well; none where it is empty.
+    """
+
+    links: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+    managed: Mapping[str, Managed] = field(default_factory=dict, hash=False)
+    state_dirs: Sequence[Path] = ()
+    look: str = ""
 
 
 class Node:
     """The node, which is where the suite itself is, and its pods."""
 
-    def __init__(self, links: Mapping[str, Sequence[str]], state_dirs: Sequence[Path]) -> None:
-        """`links`: the veth links that are there beforehand, with their addresses."""
-        self._own_links = links
-        self._state_dirs = (*OWN_DIRECTORIES, *state_dirs)
+    def __init__(self, furniture: Furniture) -> None:
+        self._own_links = furniture.links
+        self._managed = furniture.managed
+        self._look = furniture.look
+        self._state_dirs = (*OWN_DIRECTORIES, *furniture.state_dirs)
         self._pods: list[str] = []
         self._count = 0
         self.commands: list[str] = []
         ip("link", "set", "lo", "up")
+        self.make_own_links()
+        self._services = frozenset(self.links()) - {*self._own_links, *map(_peer, self._own_links)}
 
     def links(self, netns: str = "") -> dict[str, dict[str, Any]]:
         """Return the links by name, as `ip -json -details address` tells of them."""
@@ -65,7 +95,8 @@ class Node:
 
     def state(self) -> State:
         links = {name: kind_of(one) for name, one in self.links().items()}
-        return State(links, _rules(), frozenset(_files(self._state_dirs)))
+        said = frozenset(_shell(self._look).split("\n")) - {""} if self._look else frozenset()
+        return State(links, _rules(), frozenset(_files(self._state_dirs)), said)
 
     def change(self, *arguments: str, netns: str = "") -> None:
         """Run an `ip` command as part of a check: it is in the evidence."""
@@ -77,6 +108,35 @@ class Node:
         """Run a shell script in a namespace as part of a check."""
         self.commands.append(f"$ nsenter --net={netns} sh -c '{script}'")
         subprocess.run(["nsenter", f"--net={netns}", "sh", "-c", script], check=True)
+
+    def is_managed(self, bridge: str) -> bool:
+        """Whether it is a service that has to be told what happens to the bridge, and the bridge its own."""
+        return bridge in self._managed
+
+    def remove_link(self, name: str) -> None:
+        """Remove a link of the node, or a managed bridge, as part of a check."""
+        if name in self._managed:
+            self._tell(self._managed[name].remove)
+        else:
+            self.change("link", "del", name)
+
+    def join(self, bridge: str, port: str) -> None:
+        """Make a link a port of a bridge, as part of a check."""
+        if bridge in self._managed:
+            self._tell(self._managed[bridge].join.replace("{port}", port))
+        else:
+            self.change("link", "set", port, "master", bridge)
+
+    def leave(self, bridge: str, port: str) -> None:
+        """Take a port off a bridge, as part of a check."""
+        if bridge in self._managed:
+            self._tell(self._managed[bridge].leave.replace("{port}", port))
+        else:
+            self.change("link", "set", port, "nomaster")
+
+    def _tell(self, command: str) -> None:
+        self.commands.append(f"$ {command}")
+        _shell(command)
 
     def make_pod(self) -> str:
         """Return the path of a new network namespace."""
@@ -117,6 +177,9 @@ class Node:
     def make_own_links(self) -> None:
         """Make the suite's own links anew where one is missing: it went with a pod, as no physical one would."""
         there = self.links()
+        for name, bridge in self._managed.items():
+            if name not in there:
+                _shell(bridge.make)
         for name, addresses in self._own_links.items():
             if name not in there:
                 subprocess.run(["ip", "link", "del", _peer(name)], check=False, capture_output=True)
@@ -127,9 +190,9 @@ class Node:
                 ip("link", "set", end, "up")
 
     def _is_own_and_as_made(self, link: Mapping[str, Any]) -> bool:
-        """Whether a link is one of the suite's own, with no master and with its own addresses only."""
+        """Whether a link is a service's, or one of the suite's own with no master and with its own addresses only."""
         name = link["ifname"]
-        if name in map(_peer, self._own_links):
+        if name in self._services or name in map(_peer, self._own_links):
             return True
         has = {f"{one['local']}/{one['prefixlen']}" for one in link.get("addr_info", []) if one.get("family") == "inet"}
         return name in self._own_links and "master" not in link and has == set(self._own_links[name])
@@ -149,6 +212,11 @@ def ip(*arguments: str, netns: str = "") -> str:
     """Run `ip`, in a namespace if one is given. Raises CalledProcessError with its words."""
     prefix = ["nsenter", f"--net={netns}"] if netns else []
     return subprocess.run([*prefix, "ip", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _shell(command: str) -> str:
+    """Run a shell command. Raises CalledProcessError with its words."""
+    return subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
 
 
 def ip_json(*arguments: str, netns: str = "") -> list[dict[str, Any]]:

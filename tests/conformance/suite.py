@@ -11,13 +11,11 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from tests.conformance import abilities, fake_ipam, sandbox
 from tests.conformance.case import ITEMS, Case, Item, Level, NotApplicable, Violation, World
 
-_NO_LINKS: Mapping[str, Sequence[str]] = MappingProxyType({})
 CHAPTERS = ("protocol", "add", "addresses", "crash", "delete", "check", "gc_status")
 
 
@@ -49,21 +47,11 @@ def items(only: Sequence[str] = ()) -> list[Item]:
     return sorted(wanted, key=lambda one: (int(_integer(one.number)), one.number))
 
 
-def prepare(
-    plugin: Path,
-    base: Mapping[str, Any],
-    home: Path,
-    links: Mapping[str, Sequence[str]] = _NO_LINKS,
-    state: Sequence[Path] = (),
-) -> World:
-    """Return a node with a plugin on it, within the namespaces of `sandbox.isolated`; `home` is its scratch directory.
-
-    `links`: the links that the node has beforehand, with their addresses. `state`: where the plugin's state files are.
-    """
+def prepare(plugin: Path, base: Mapping[str, Any], home: Path, furniture: sandbox.Furniture) -> World:
+    """Return a node with a plugin on it, within the namespaces of `sandbox.isolated`; `home`: its scratch directory."""
     bin_dir = home / "bin"
     bin_dir.mkdir()
-    node = sandbox.Node(links, state)
-    node.restore()
+    node = sandbox.Node(furniture)
     return World(str(plugin), base, str(bin_dir), node, fake_ipam.FakeIPAM(bin_dir, home / "ipam"))
 
 

@@ -1,13 +1,14 @@
 """The suite's own judgement: each item fails a plugin that breaks it, and lets one pass that does not."""
 
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from e2e import build
-from tests.conformance import broken, case, fake_ipam, plugin, report, sandbox, suite
+from tests.conformance import broken, case, fake_ipam, plugin, report, sandbox, suite, tracer
 from tests.conformance.items import crash
 
 PARTS = 4
@@ -62,10 +63,12 @@ def test_the_evidence_is_a_command_that_a_shell_takes():
 def test_what_the_configuration_names_is_not_left_over():
     before = sandbox.State({"lo": "physical"}, frozenset(), frozenset({"/run/a"}))
     after = sandbox.State(
-        {"lo": "physical", "br": "bridge", "v": "veth"}, frozenset({"chain x"}), frozenset({"/run/b"})
+        {"lo": "physical", "br": "bridge", "v": "veth"}, frozenset({"chain x"}), frozenset({"/run/b"}), frozenset({"p"})
     )
     named = case.named_in({"bridge": "br", "deep": [{"x": "y"}], "mtu": 5})
-    assert after.left_since(before, named) == ("link v (veth)", "nftables: chain x", "file /run/b")
+    assert after.left_since(before, named) == (
+        "link v (veth)", "nftables: chain x", "file /run/b", "a service says: p",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -114,3 +117,33 @@ def test_the_fake_ipam_plugin_answers_in_the_form_of_the_version(tmp_path):
         assert ("version" in address) is has_family
         assert [(one.command, one.stdin) for one in fake.calls()] == [("ADD", b"in")]
         assert fake.records() == {"c."}
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("victim", tracer.Victim)
+def test_who_is_to_die_dies_before_what_it_would_have_done_and_nobody_else(tmp_path, victim):
+    """Three effects of the process's own, two of its child's."""
+
+    def act() -> None:
+        (tmp_path / "own-1").mkdir()
+        (tmp_path / "own-2").mkdir()
+        subprocess.run(["mkdir", tmp_path / "child-1", tmp_path / "child-2"], check=False)
+        (tmp_path / "own-3").mkdir()
+
+    whole = tracer.call(act, 0, victim).seen
+    left = {path.name: path.rmdir() for path in tmp_path.iterdir()}
+    assert len(left) == 5
+    seen = []
+    for point in range(1, whole + 1):
+        end = tracer.call(act, point, victim)
+        assert (end.seen, bool(end.before)) == (point, True)
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+        for path in tmp_path.iterdir():
+            path.rmdir()
+    assert (seen[0] == []) is (victim is tracer.Victim.SELF)
+    if victim is tracer.Victim.SELF:
+        assert ["own-1"] in seen
+        assert ["own-1", "own-2"] in seen
+    else:
+        assert ["own-1", "own-2", "own-3"] in seen
+        assert ["child-1", "own-1", "own-2", "own-3"] in seen

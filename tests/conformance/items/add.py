@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import abilities, plugin
-from tests.conformance.case import Attachment, Case, Level, item
+from tests.conformance.case import ABSENT_BRIDGE, Attachment, Case, Level, item
 from tests.conformance.sandbox import kind_of
 
 MUST, SHOULD, FIELD = Level.MUST, Level.SHOULD, Level.FIELD
@@ -244,10 +244,10 @@ def mtu_beyond_master(case: Case) -> None:
 
 @item("39", "A bridge that is not there is made, or its absence is an error", FIELD, "field", needs=["bridge"])
 def bridge_missing(case: Case) -> None:
-    at = case.attachment()
-    outcome = case.call("ADD", at)
+    at, config = case.attachment(), case.config({"bridge": ABSENT_BRIDGE})
+    outcome = case.call("ADD", at, config)
     if outcome.ok:
-        bridge = case.node.links().get(case.world.base["bridge"], {})
+        bridge = case.node.links().get(ABSENT_BRIDGE, {})
         case.require(kind_of(bridge) == "bridge", "ADD succeeds, but there is no bridge")
         case.require("UP" in bridge["flags"], "the bridge is down")
     else:
@@ -258,10 +258,10 @@ def bridge_missing(case: Case) -> None:
 @item("39k", "Something else under the bridge's name is an error with code 7, and nothing is made", FIELD, "§5 Error",
       needs=["bridge"])  # fmt: skip
 def no_bridge_but_a_link(case: Case) -> None:
-    case.node.change("link", "add", case.world.base["bridge"], "type", "veth", "peer", "name", "cfm-x")
+    case.node.change("link", "add", ABSENT_BRIDGE, "type", "veth", "peer", "name", "cfm-x")
     case.before = case.node.state()
     at = case.attachment()
-    case.refused(case.call("ADD", at), [7])
+    case.refused(case.call("ADD", at, case.config({"bridge": ABSENT_BRIDGE})), [7])
     case.require_clean("by an ADD that was refused", at)
 
 

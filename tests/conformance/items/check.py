@@ -75,8 +75,8 @@ def off_the_bridge(case: Case) -> None:
     passes(case, at, config, result, "before anything was changed")
     bridge = case.world.base["bridge"]
     for name, link in case.node.links().items():
-        if link.get("master") == bridge:
-            case.node.change("link", "set", name, "nomaster")
+        if link.get("master") == bridge or (case.node.is_managed(bridge) and name not in case.before.links):
+            case.node.leave(bridge, name)
     case.refused(case.call("CHECK", at, case.following(config, result)))
 
 
@@ -113,7 +113,7 @@ def others_joined(case: Case) -> None:
     at, config, result = attached(case)
     if bridge := case.world.base.get("bridge"):  # a bridge whose MAC is not set takes the lowest one of its ports
         case.node.change("link", "add", "cfm-low", "address", "02:00:00:00:00:01", "type", "veth", "peer", "name", "x")
-        case.node.change("link", "set", "cfm-low", "master", bridge)
+        case.node.join(bridge, "cfm-low")
     elif case.world.exclusive:
         case.not_applicable("there is one device, for one container")
     else:

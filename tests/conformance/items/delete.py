@@ -82,7 +82,7 @@ def lower_link_gone(case: Case) -> None:
     if not gone:
         case.not_applicable("the configuration names no bridge and no master")
     for name in gone:
-        case.node.change("link", "del", str(name))
+        case.node.remove_link(str(name))
     case.delete(at, case.following(config, result))
     case.require(not case.ipam.records(), "the address was not released")
     case.require_clean("after DEL", at)

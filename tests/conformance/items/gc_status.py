@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tests.conformance.case import Attachment, Case, Level, item
+from tests.conformance.case import ABSENT_BRIDGE, Attachment, Case, Level, item
 from tests.conformance.items.delete import attached
 from tests.conformance.plugin import Outcome
 
@@ -95,8 +95,8 @@ def ipam_not_ready(case: Case) -> None:
 @item("70b", "STATUS fails with code 50 or 51 when the bridge's name is taken by another link", FIELD, "§2 STATUS",
       needs=["bridge"])  # fmt: skip
 def bridge_impossible(case: Case) -> None:
-    case.node.change("link", "add", case.world.base["bridge"], "type", "veth", "peer", "name", "cfm-x")
-    case.refused(case.call("STATUS"), [50, 51])
+    case.node.change("link", "add", ABSENT_BRIDGE, "type", "veth", "peer", "name", "cfm-x")
+    case.refused(case.call("STATUS", config=case.config({"bridge": ABSENT_BRIDGE})), [50, 51])
 
 
 @item("70m", "STATUS fails with code 50 or 51 when the master is not there", FIELD, "§2 STATUS", needs=["master"])
