@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def _create(place: Place, step: links.Create) -> None:
 
 
 def _change(place: Place, step: links.Change) -> None:
+    """Change a link: one message that names it, where that can say all. In others the name is the one that it gets."""
     where = place.socket(step.where)
     attributes = _resolved(place, step.attributes)["attrs"]
+    is_plain = not step.data and not step.port and "IFLA_IFNAME" not in dict(attributes)
     if step.data:
         info = [("IFLA_INFO_KIND", step.kind), ("IFLA_INFO_DATA", _resolved(place, step.data))]
         attributes.append(("IFLA_LINKINFO", {"attrs": info}))
@@ -78,8 +81,11 @@ def _change(place: Place, step: links.Change) -> None:
     if step.up is not None:
         values, mask = values | int(step.up), mask | 1
     with translated(f"change link {step.name}"):
-        fields = {"index": index(where, step.name), "flags": values, "change": mask}
-        where.do(rtnl.NEWLINK, fields, attributes)
+        fields = {"flags": values, "change": mask}
+        if is_plain:
+            where.do(rtnl.SETLINK, fields, [("IFLA_IFNAME", step.name), *attributes])
+        else:
+            where.do(rtnl.NEWLINK, {"index": index(where, step.name), **fields}, attributes)
 
 
 def _remove(place: Place, step: links.Remove) -> None:
@@ -93,6 +99,8 @@ def _resolved(place: Place, attributes: links.Attributes) -> dict[str, list[tupl
 
 def _value(place: Place, value: Any) -> Any:
     match value:
+        case links.IndexOf(name, Where.NODE):
+            return _index_here(name)
         case links.IndexOf(name, where):
             return index(place.socket(where), name)
         case links.POD:
@@ -102,6 +110,14 @@ def _value(place: Place, value: Any) -> Any:
         case tuple():
             return _resolved(place, value)
     return value
+
+
+def _index_here(name: str) -> int:
+    """Return the index of the node's link of that name, without a wait for whoever changes some link just now."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise Gone(errors.Code.INTERNAL, f"interface {name} is gone") from None
 
 
 # -- settings ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import chain, confdir, delegate, devices, netns, network
-from agent.device import TYPE, Execute, Native
+from agent.device import TYPE, Native, Plugins
 from agent.journal import Journal
 from agent.model import Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
 from agent.netlink import Kernel
@@ -44,7 +44,7 @@ class Settings:
 class Attachments:
     """Makes and removes attachments. The caller holds the sandbox's lock."""
 
-    def __init__(self, journal: Journal, kernel: Kernel, native: Native, execute: Execute, settings: Settings) -> None:
+    def __init__(self, journal: Journal, kernel: Kernel, native: Native, execute: Plugins, settings: Settings) -> None:
         self._journal = journal
         self._kernel = kernel
         self._native = native
@@ -71,6 +71,8 @@ class Attachments:
             raise Refused("DefaultRouteEmpty", "default-route: a list without a gateway asks for nothing")
         try:
             self._examine_devices(net, selection)
+            for plugin_type in _executed(net):
+                self._execute.refuse_missing(plugin_type)
         except errors.CNIError as problem:
             raise _not_ready(problem) from None
         return net
@@ -152,7 +154,7 @@ class Attachments:
         with ExitStack() as stack:
             try:
                 fd = stack.enter_context(self._settings.view.opened(record.namespace.path))
-                alive = netns.identify(fd, record.namespace.path) == record.namespace and not netns.is_own(fd)
+                alive = netns.identify(fd, record.namespace.path).is_same(record.namespace) and not netns.is_own(fd)
             except OSError:
                 alive = False
             try:
@@ -183,14 +185,14 @@ class Attachments:
 
     def seen(self, record: Record, fd: int) -> Record:
         """Return the record with the index of its link, by which that is known whatever it is called later."""
-        link = self._kernel.pod_link(fd, record.key.ifname)
+        link = None if record.ifindex else self._kernel.pod_link(fd, record.key.ifname)
         return record if link is None else replace(record, ifindex=link.index)
 
     def is_there(self, record: Record) -> bool:
         """Whether the record's interface is in its sandbox now."""
         try:
             with self._settings.view.opened(record.namespace.path) as fd:
-                same = netns.identify(fd, record.namespace.path) == record.namespace
+                same = netns.identify(fd, record.namespace.path).is_same(record.namespace)
                 return same and self._kernel.pod_link(fd, record.key.ifname) is not None
         except OSError:
             return False
@@ -286,6 +288,14 @@ class Attachments:
         if plugin_type == TYPE:
             return self._native(command, env, config, deadline_s)
         return self._execute(plugin_type, command, env, config, deadline_s)
+
+
+def _executed(net: network.NetworkList) -> tuple[str, ...]:
+    """Return the types of all that an ADD executes, as far as the network says: plugins, and who gives addresses."""
+    ipams = (plugin.get("ipam") for plugin in net.plugins)
+    named = (ipam.get("type") for ipam in ipams if isinstance(ipam, Mapping))
+    types = (plugin["type"] for plugin in net.plugins if plugin["type"] != TYPE)
+    return (*types, *(one for one in named if isinstance(one, str) and one))
 
 
 def outlives_reboot(net: network.NetworkList) -> bool:

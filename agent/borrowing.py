@@ -92,7 +92,7 @@ def rename(where: rtnl.Socket, ifindex: int, name: str) -> None:
 
 
 def restore(node: rtnl.Socket, there: rtnl.LinkMessage, was: State) -> None:
-    """Make a link of the node what it was."""
+    """Make a link of the node what it was, but for its mark."""
     attributes = [
         (name, before)
         for name, before, now in (
@@ -107,7 +107,6 @@ def restore(node: rtnl.Socket, there: rtnl.LinkMessage, was: State) -> None:
         node.do(rtnl.SETLINK, {"index": there.index}, attributes)
     if was.flags is not None:
         node.do(rtnl.SETLINK, {"index": there.index, "flags": was.flags, "change": KEPT_FLAGS}, [])
-    mark(node, there.index, was.alias)
 
 
 # -- virtual functions -------------------------------------------------------------------------------------------

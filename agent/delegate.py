@@ -123,10 +123,17 @@ class Executor:
             raise _undecodable(plugin_type, "not a JSON object", stdout)
         return document
 
+    def refuse_missing(self, plugin_type: str) -> None:
+        """Raise Missing where nothing of that name could be executed; nothing is."""
+        _refuse_path(plugin_type)
+        if self._host_root is None:
+            self._found(plugin_type, [])
+        else:
+            _below(self._host_root, lambda: self._found(plugin_type, []))
+
     def run(self, plugin_type: str, command: str, env: Mapping[str, str], stdin: bytes, deadline_s: float) -> bytes:
         """Run one verb and return its stdout. Raises Deadline, or CNIError for all else that goes wrong."""
-        if not plugin_type or "/" in plugin_type or "\0" in plugin_type:
-            raise Missing(f"plugin type {plugin_type!r} is not a file name", code=errors.Code.INVALID_CONFIG)
+        _refuse_path(plugin_type)
         ends = time.monotonic() + deadline_s
         mark = descendants.new_mark()
         order = _Order(plugin_type, self._environment(command, env, mark), stdin, mark)
@@ -158,7 +165,7 @@ class Executor:
             time.sleep(_BUSY_PAUSE_S)
 
     def _launch(self, order: _Order) -> subprocess.Popen[bytes]:
-        path = self._find(order)
+        path = self._found(order.plugin_type, order.environ["CNI_PATH"].split(":"))
         with _file(order.stdin) as fd, descendants.marking(order.mark):
             process = subprocess.Popen(
                 [path],
@@ -173,16 +180,22 @@ class Executor:
             descendants.started(order.mark, process.pid)
             return process
 
-    def _find(self, order: _Order) -> str:
-        """Find the plugin as libcni does: the first regular file of that name."""
+    def _found(self, plugin_type: str, cni_path: Sequence[str]) -> str:
+        """Return the plugin as libcni finds it: the first regular file of that name."""
         places = [str(directory) for directory in self._bin_dirs]
-        places += [place for place in order.environ["CNI_PATH"].split(":") if place and place not in places]
+        places += [place for place in cni_path if place and place not in places]
         for place in places:
-            path = os.path.join(place, order.plugin_type)
+            path = os.path.join(place, plugin_type)
             if os.path.isfile(path):
                 return path
         where = ", ".join(places) or "no directory at all"
-        raise Missing(f"no plugin {order.plugin_type!r} on this node", f"looked in {where}")
+        raise Missing(f"no plugin {plugin_type!r} on this node", f"looked in {where}")
+
+
+def _refuse_path(plugin_type: str) -> None:
+    """Rule 1."""
+    if not plugin_type or "/" in plugin_type or "\0" in plugin_type:
+        raise Missing(f"plugin type {plugin_type!r} is not a file name", code=errors.Code.INVALID_CONFIG)
 
 
 @contextmanager

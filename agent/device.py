@@ -37,6 +37,10 @@ class Notes(Protocol):
 
     def save(self, key: Key, note: Mapping[str, Any]) -> None: ...
 
+    def made(self, key: Key, ifindex: int) -> None:
+        """The link is there, under that index in the pod."""
+        ...
+
 
 class Execute(Protocol):
     """Runs a delegate: (type, verb, environment, configuration on stdin, seconds) -> its result, if any."""
@@ -49,6 +53,14 @@ class Execute(Protocol):
         config: Mapping[str, Any],
         deadline_s: float,
     ) -> Mapping[str, Any] | None: ...
+
+
+class Plugins(Execute, Protocol):
+    """Execute, and whether there is something to be executed."""
+
+    def refuse_missing(self, plugin_type: str) -> None:
+        """Raise CNIError where no executable of that name is on the node."""
+        ...
 
 
 class Native:
@@ -92,6 +104,7 @@ class Native:
         return None
 
     def _add(self, call: _Call, fd: int) -> Mapping[str, Any]:
+        devices.refuse_foreign(call.config)
         device, ipam = self._device(call), options.ipam(call.config)
         try:
             addresses = self._allocate(call, ipam, device)
@@ -103,12 +116,15 @@ class Native:
         except BaseException:
             self._undo(call, ipam, fd)
             raise
+        if have.pod is not None:
+            self._notes.made(call.key, have.pod.index)
         return result.encode(_result(call, device, have, addresses), call.cni_version)
 
     def examine(self, env: Mapping[str, str], config: Mapping[str, Any]) -> None:
         """Raise the CNIError that an ADD would meet for its configuration alone: before anything is journalled."""
         call = _Call("ADD", env, config, 0.0)
         _refuse_other_agent(config)
+        devices.refuse_foreign(config)
         devices.parse(call.options({}))
         options.ipam(config)
 
@@ -181,11 +197,15 @@ class Native:
     def _status_or_gc(self, call: _Call) -> None:
         device, ipam = self._device(call), options.ipam(call.config)
         if call.command == "STATUS":
+            devices.refuse_foreign(call.config)
             self._refuse_unready(device)
         if ipam and version.at_least(call.cni_version, version.VERBS[call.command]):
             self._ipam(call, ipam, call.command)
 
     def _refuse_unready(self, device: Device) -> None:
+        if missing := [kind for kind in device.kinds() if not self._kernel.makes(kind)]:
+            message = f"this node's kernel cannot make links of kind {', '.join(missing)}"
+            raise errors.CNIError(errors.Code.NOT_AVAILABLE, message)
         try:
             device.refuse_unready(self._kernel.read(device, device.interface, None))
         except errors.CNIError as problem:

@@ -39,6 +39,17 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """What the node has set up on a link: messages that set it up again, in hexadecimal (agent.returning)."""
+
+    addresses: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+
+    def note(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualFunction:
     """What a card has set for one of its functions; as a wish: None is not said. Rates in Mbit/s."""
 
@@ -101,6 +112,7 @@ class Candidate:
     users: tuple[str, ...] = ()  # links on top of it, and ports
     addresses: frozenset[Address] = frozenset()
     default_route: bool = False
+    setup: Setup = Setup()
     function: Function | None = None
     settings: VirtualFunction | None = None
 
@@ -171,11 +183,15 @@ class Lend:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """Move a link to the node, if it is not there, and make it what it was; its mark goes last."""
+    """Move a link to the node, if it is not there, and make it what it was; its mark goes last.
+
+    Where another link has its name by now it gets the first free one of `names`.
+    """
 
     link: Link
     where: Where
     was: State
+    setup: Setup = Setup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +200,18 @@ class SetFunction:
 
     function: Function
     settings: VirtualFunction
+
+
+def names(name: str) -> tuple[str, ...]:
+    """Return what a link of that name may be called when it returns, the best first: names of at most 15 bytes."""
+    stem = name.encode()[:12].decode(errors="ignore")
+    return (name, *(f"{stem}-{number}" for number in range(2, 100)))
+
+
+def remembered_setup(saved: Mapping[str, Any]) -> Setup:
+    """Return what a device's memory says of what the node had set up on the link."""
+    setup = saved.get("setup") or {}
+    return Setup(tuple(setup.get("addresses") or ()), tuple(setup.get("routes") or ()))
 
 
 def remembered(saved: Mapping[str, Any]) -> tuple[State | None, Function | None, VirtualFunction]:

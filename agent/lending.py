@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent import borrowing, hardware, netns, rtnl, sysfs
+from agent import borrowing, hardware, netns, returning, rtnl, sysfs
 from agent.layer3 import addresses, routes
 from agent.links import Link, Where
 from agent.place import NO_LINK, NO_STATISTICS, Place, get, index, link, translated
 from cni import errors
+
+log = logging.getLogger(__name__)
 
 
 def _read_chosen(place: Place, what: hardware.Chosen) -> hardware.Selection:
@@ -46,6 +49,7 @@ def _candidate(
         borrowing.users(one, there),
         addresses(node, one.index),
         any(route.dst.prefixlen == 0 for route in routes(node, one.index)),
+        returning.read(node, one.index),
         function,
         settings,
     )
@@ -90,17 +94,29 @@ def _lend(place: Place, step: hardware.Lend) -> None:
 
 
 def _give_back(place: Place, step: hardware.GiveBack) -> None:
-    name, taken = step.was.name, get(place.node, step.was.name)
-    if taken is not None and (step.where is Where.IN_POD or taken.index != step.link.index):
-        message = f"cannot give interface {step.link.name} back to the node: it has another {name} by now"
-        raise errors.CNIError(errors.Code.TRY_AGAIN, message)
+    name = _free_name(place.node, step)
+    if name != step.was.name:
+        log.warning("interface %s comes back to the node as %s: another link has its name", step.was.name, name)
     with translated(f"give interface {name} back to the node"):
         if step.where is Where.IN_POD:
             with netns.own() as node:
                 borrowing.move(place.socket(Where.IN_POD), step.link.index, node, name)
         elif step.link.name != name:
             borrowing.rename(place.node, step.link.index, name)
-        borrowing.restore(place.node, place.node.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", name)]), step.was)
+        there = place.node.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", name)])
+        borrowing.restore(place.node, there, step.was)
+        returning.put_back(place.node, there.index, step.setup)
+        borrowing.mark(place.node, there.index, step.was.alias)
+
+
+def _free_name(node: rtnl.Socket, step: hardware.GiveBack) -> str:
+    """Return the name for a link that comes back: nobody's, or its own. Raises CNIError 11 where there is none."""
+    for name in hardware.names(step.was.name):
+        taken = get(node, name)
+        if taken is None or (step.where is Where.NODE and taken.index == step.link.index):
+            return name
+    message = f"cannot give interface {step.link.name} back to the node: it has another {step.was.name} by now"
+    raise errors.CNIError(errors.Code.TRY_AGAIN, message)
 
 
 def _set_function(place: Place, step: hardware.SetFunction) -> None:

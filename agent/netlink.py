@@ -63,6 +63,11 @@ class Kernel:
             return True  # no name that the kernel takes: whatever a plugin makes of it, it is not known to be harmless
         return there is not None and there.index in uplinks(node)
 
+    def makes(self, kind: str) -> bool:
+        """Whether the kernel can make links of that kind; it loads the module where it has to."""
+        with translated(f"ask for links of kind {kind}"):
+            return rtnl.knows(self._node(), kind)
+
     def _node(self) -> rtnl.Socket:
         node = getattr(self._local, "node", None)
         if node is None:

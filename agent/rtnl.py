@@ -45,6 +45,10 @@ _KINDS = {range(NEWLINK, SETLINK + 1): ifinfmsg, range(NEWADDR, GETADDR + 1): if
 macvx_data.nla_map = (*macvx_data.nla_map, ("IFLA_MACVLAN_BC_QUEUE_LEN", "uint32"))
 
 
+# of a link whose address, or whose lack of all else, is wrong
+_REFUSALS = (errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENODEV)
+
+
 class KernelError(Exception):
     """The kernel's refusal: its errno and, where it gives one, its own explanation."""
 
@@ -129,6 +133,23 @@ class Socket:
             _raise_refusal(message, flags, kind)
             return None, True
         return decode(message), False
+
+
+def knows(where: Socket, kind: str) -> bool:
+    """Whether the kernel has links of that kind, with nothing made: it is asked for one that it has to refuse.
+
+    No kind takes a multicast address for its own, or has a use for a link without any of its attributes, and the kernel
+    looks for the kind before it looks at those. Raises KernelError.
+    """
+    attributes = [("IFLA_ADDRESS", "01:00:00:00:00:00"), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})]
+    try:
+        where.do(NEWLINK, {}, attributes, CREATE | EXCL)
+    except KernelError as problem:
+        if problem.code == errno.EOPNOTSUPP:
+            return False
+        if problem.code not in _REFUSALS:
+            raise
+    return True
 
 
 def _decoded(message: bytes) -> Any:

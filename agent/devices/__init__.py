@@ -5,8 +5,8 @@ can say gets a step of its own, and an adapter in agent.apply.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from agent.devices.bridge import Bridge
 from agent.devices.contract import Device
@@ -19,10 +19,18 @@ from agent.devices.ovs import Ovs
 from agent.devices.tap import Tap
 from agent.devices.veth import Veth
 from agent.devices.vlan import Vlan
-from agent.options import Call
+from agent.options import Call, unsupported
 from cni import errors
 
-KINDS: Mapping[str, Callable[[Call], Device]] = {
+
+class _Kind(Protocol):
+    @property
+    def OPTIONS(self) -> frozenset[str]: ...
+
+    def __call__(self, call: Call) -> Device: ...
+
+
+KINDS: Mapping[str, _Kind] = {
     "bridge": Bridge,
     "macvlan": Macvlan,
     "ipvlan": Ipvlan,
@@ -35,6 +43,13 @@ KINDS: Mapping[str, Callable[[Call], Device]] = {
     "ovs": Ovs,
 }
 
+_CALLERS = frozenset({"deviceID", "pciBusID"})  # added to any configuration for who has a device of a device plugin
+_NOBODYS = frozenset({"ipMasq", "ipMasqBackend"})
+_OWNERS: Mapping[str, str] = {
+    option: ", ".join(name for name, kind in KINDS.items() if option in kind.OPTIONS)
+    for option in frozenset[str]().union(*(kind.OPTIONS for kind in KINDS.values())) - _CALLERS
+}
+
 IN_A_DATABASE = ("ovs",)  # the kernel forgets its links, the switch's database does not
 
 
@@ -45,8 +60,27 @@ def outlives_reboot(config: Mapping[str, Any]) -> bool:
 
 def parse(call: Call) -> Device:
     """Return the device of a configuration. Raises CNIError 7 (wrong value) or 2 (unsupported), naming them."""
-    kind = call.config.get("device")
-    make = KINDS.get(kind) if isinstance(kind, str) else None
-    if make is None:
-        raise errors.CNIError(errors.Code.INVALID_CONFIG, f"device={kind!r} is not one of {', '.join(KINDS)}")
-    return make(call)
+    return _kind(call.config)(call)
+
+
+def refuse_foreign(config: Mapping[str, Any]) -> None:
+    """Raise CNIError 2 for an option that only other kinds have: it would have no effect, which nobody would notice.
+
+    What no kind has may be anybody's (a vendor's, or another caller's), and is left alone. Not for a DEL, nor for what
+    is attached: it may have been attached when this was not refused.
+    """
+    own, device = _kind(config).OPTIONS, config.get("device")
+    for key, value in config.items():
+        if value and key not in own:
+            if key in _OWNERS:
+                raise unsupported(key, value, f"by device {device}; it is an option of {_OWNERS[key]}")
+            if key in _NOBODYS:
+                raise unsupported(key, value, f"by device {device}; masquerading is the node's firewall's business")
+
+
+def _kind(config: Mapping[str, Any]) -> _Kind:
+    name = config.get("device")
+    kind = KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise errors.CNIError(errors.Code.INVALID_CONFIG, f"device={name!r} is not one of {', '.join(KINDS)}")
+    return kind

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent import options
-from agent.hardware import USERSPACE_DRIVERS, Behind, GiveBack, SetFunction, State, Taken, remembered
+from agent import hardware, options
+from agent.hardware import USERSPACE_DRIVERS, Behind, GiveBack, SetFunction, State, Taken
 from agent.links import Have, Link, Read, Step, Where
 from agent.model import Key
 from cni import errors
@@ -23,7 +23,8 @@ class Borrowed:
 
     def __init__(self, key: Key, saved: Mapping[str, Any]) -> None:
         self._mark = options.mark(key)
-        self.was, self.function, self.settings = remembered(saved)
+        self.was, self.function, self.settings = hardware.remembered(saved)
+        self._setup = hardware.remembered_setup(saved)
         was = self.was or State("")
         # a card with two ports has two links; a function has one, whose driver may take any new MAC for permanent
         permanent = "" if self.function else was.permanent
@@ -62,7 +63,7 @@ class Borrowed:
             self._refuse_while_away(have)
             return ()
         was = self.was or State(link.alias.removeprefix(f"{self._mark} "))
-        if where is Where.NODE and not self.is_marked(link) and link.name == was.name:
+        if where is Where.NODE and not self.is_marked(link) and link.name in hardware.names(was.name):
             return ()  # not taken yet, or given back already
-        back = GiveBack(link, where, was)
+        back = GiveBack(link, where, was, self._setup)
         return (SetFunction(self.function, self.settings), back) if self.function else (back,)

@@ -53,6 +53,11 @@ _PORT_OPTIONS = {  # option: the attribute of the port, its number in what is re
 class Bridge(Device):
     """A port of a bridge."""
 
+    OPTIONS = frozenset({
+        "bridge", "isGateway", "isDefaultGateway", "forceAddress", "hairpinMode", "promiscMode", "portIsolation",
+        "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad", "disableContainerInterface",
+    })  # fmt: skip
+
     def __init__(self, call: options.Call) -> None:
         config = call.config
         options.refuse(config, _MASQUERADE, "by device bridge; a plugin after it in the chain does it (firewall rules)")
@@ -107,6 +112,9 @@ class Bridge(Device):
 
     def host_end(self) -> str:
         return self._pair.host_name
+
+    def kinds(self) -> tuple[str, ...]:
+        return ("bridge", "veth")
 
     def removal(self, have: Have) -> tuple[Step, ...]:
         return self._pair.removal(have)

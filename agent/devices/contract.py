@@ -8,7 +8,8 @@ Rules
 4. A device that takes something which it must give back says in `memory` how it was, and finds that in `Call.saved`
    when it is parsed for a retry or the DEL. It is in the journal before the first step. `claims` in it are names of
    what no other attachment may have meanwhile; they are told who has it (CNIError 7).
-5. An option that a device cannot honour is refused (code 2), never silently ignored.
+5. An option that a device cannot honour is refused (code 2), never silently ignored; so is one that only other kinds
+   have, which therefore say what they have: `OPTIONS`.
 6. What attachments share and the last of them takes away is a `segment`. Work on one is never done for two of them at
    once, or the last DEL would take away what an ADD relies on.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from agent.links import Have, Interface, Link, Read, Step
 from cni import errors, result
@@ -25,6 +26,8 @@ from cni import errors, result
 
 class Device(Protocol):
     """One attachment's device, as its configuration asks for it."""
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset()  # besides those that every kind has (agent.options)
 
     interface: Interface  # in the pod; without what IPAM will say
 
@@ -72,6 +75,10 @@ class Device(Protocol):
     def memory(self, have: Have) -> Mapping[str, Any] | None:
         """Return what has to be in the journal before the plan is performed (rule 4); None: nothing."""
         return None
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of link that an ADD makes, which a kernel may lack; as the kernel calls them."""
+        return ()
 
     def segment(self) -> str:
         """Return the name, on this node, of what the attachment shares (rule 6); "": nothing."""

@@ -35,6 +35,9 @@ class Dummy(Device):
             return ()
         return (f"interface {have.pod.name} is a {have.pod.kind or 'physical'} link, not a {KIND}",)
 
+    def kinds(self) -> tuple[str, ...]:
+        return (KIND,)
+
     def removal(self, have: Have) -> tuple[Step, ...]:
         return marked.removal(self._key, have)
 

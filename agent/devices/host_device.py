@@ -8,7 +8,9 @@ Rules
    one device, and who asks for one that is held is told by whom.
 2. What the node itself needs is refused unless the configuration says `allowInUse`: the link of a default route, one
    with an address of its own, a bridge with ports, a port, a link that others stand on, host ends of attachments.
-3. A virtual function's settings are the card's to make, before the move; what they were comes back before the link.
+3. What the node has set up on it, addresses and routes, is kept and put back (agent.returning). Where another link has
+   its name by the time of the DEL, it comes back under a free one like it: the pod's end must not wait for that.
+4. A virtual function's settings are the card's to make, before the move; what they were comes back before the link.
 """
 
 from __future__ import annotations
@@ -46,6 +48,11 @@ _MAX_RATE = (1 << 32) - 1  # Mbit/s
 
 class HostDevice(Device):
     """An interface of the node, lent to a pod."""
+
+    OPTIONS = frozenset({
+        "hostInterface", "hwaddr", "kernelpath", "pciBusID", "deviceID", "allowInUse", "vlan", "vlanQoS", "vlanProto",
+        "min_tx_rate", "max_tx_rate", "spoofchk", "trust", "link_state",
+    })  # fmt: skip
 
     def __init__(self, call: options.Call) -> None:
         options.refuse(call.config, UNSUPPORTED, "by device host-device")
@@ -96,7 +103,8 @@ class HostDevice(Device):
         if self._borrowed.in_pod(have) is not None or len(selection.candidates) != 1:
             return {"claims": self._claims(selection)}
         (one,) = selection.candidates
-        note = {"claims": self._claims(selection), "was": self._borrowed.before(one.link, one.state).note()}
+        was = self._borrowed.before(one.link, one.state).note()
+        note = {"claims": self._claims(selection), "was": was, "setup": one.setup.note()}
         if one.function and one.settings:
             return {**note, "function": {"card": one.function.card, "number": one.function.number},
                     "settings": one.settings.of(self._wish).note()}  # fmt: skip

@@ -21,6 +21,8 @@ class Ipvlan(OnMaster):
 
     kind = "ipvlan"
 
+    OPTIONS = frozenset({"master", "mode", "linkInContainer"})
+
     def __init__(self, call: options.Call) -> None:
         self._mode = options.choice(call.config, "mode", MODES, "l2")
         super().__init__(call, options.interface(call, own_mac=False))

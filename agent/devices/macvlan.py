@@ -22,6 +22,8 @@ class Macvlan(OnMaster):
 
     kind = "macvlan"
 
+    OPTIONS = frozenset({"master", "mode", "linkInContainer", "bcqueuelen"})
+
     def __init__(self, call: options.Call) -> None:
         self._mode = options.choice(call.config, "mode", MODES, "bridge")
         interface = options.interface(call)

@@ -91,6 +91,9 @@ class OnMaster(Device):
         changed = (Change(want.ifname, Where.IN_POD, kind=self.kind, data=self.data()),)
         return (*marked.steps(self._key, have.pod), *(changed if differs else ()))
 
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind,)
+
     def removal(self, have: Have) -> tuple[Step, ...]:
         return marked.removal(self._key, have)
 

@@ -25,16 +25,14 @@ from agent.underlay import IPAddress, Peer, Underlay
 from cni import errors
 
 DEFAULT_PORT = 4789  # IANA's; Flannel and Cilium use 8472, Calico's VNI is 4096
-UNSUPPORTED = ("bridge", "master", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "isGateway",
-               "isDefaultGateway", "ipMasq", "promiscMode", "hairpinMode", "portIsolation", "enabledad",
-               "disableContainerInterface")  # fmt: skip
 
 
 class Overlay(Device):
     """A port of a segment."""
 
+    OPTIONS = frozenset({"vni", "port", "peers", "local"})
+
     def __init__(self, call: options.Call) -> None:
-        options.refuse(call.config, UNSUPPORTED, "by device overlay")
         self.interface = options.interface(call)
         vni = options.whole(call.config, "vni", 1, MAX_VNI)
         if vni is None:
@@ -52,20 +50,19 @@ class Overlay(Device):
     def plan(self, want: Interface, have: Have) -> tuple[Step, ...]:
         self._pair.refuse_conflicts(have)
         self._segment.refuse_conflicts(have, self._pair.host_name)
+        self._segment.refuse_other_ground(have, self._pair.host_name)
         self._refuse_too_great(want.mtu, have)
-        return (*self._segment.steps(have), *self._port_steps(want, have))
+        return (*self._segment.steps(have, self._pair.host_name), *self._port_steps(want, have))
 
     def upkeep(self, have: Have) -> tuple[Step, ...]:
         host = self._pair.host(have)
         if host is None:
             return ()
         self._segment.refuse_conflicts(have, host.name)
-        # of two configurations of one network, one older than the other, neither takes the other's peers away
-        steps = self._segment.steps(have, forget=self._segment.stated is None)
-        return (*steps, *self._master_steps(host, have))
+        return (*self._segment.steps(have, host.name), *self._master_steps(host, have))
 
     def mismatches(self, want: Interface, have: Have) -> tuple[str, ...]:
-        found = list(self._segment.mismatches(have))
+        found = list(self._segment.mismatches(have, self._pair.host_name))
         host, bridge = self._pair.host(have), self._segment.bridge(have)
         if host is None:
             found.append(f"host end {self._pair.host_name} is missing")
@@ -83,6 +80,9 @@ class Overlay(Device):
 
     def host_end(self) -> str:
         return self._pair.host_name
+
+    def kinds(self) -> tuple[str, ...]:
+        return ("bridge", "vxlan", "veth")
 
     def removal(self, have: Have) -> tuple[Step, ...]:
         return (*self._pair.removal(have), *self._segment.removal(have, self._pair.host_name))

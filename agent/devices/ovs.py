@@ -34,6 +34,8 @@ MAX_PATH = 107  # bytes of a Unix socket's path
 class Ovs(Device):
     """A port of a bridge of Open vSwitch."""
 
+    OPTIONS = frozenset({"bridge", "vlan", "trunk", "ofport_request", "interface_type", "socket_file"})
+
     def __init__(self, call: options.Call) -> None:
         config = call.config
         options.refuse(config, UNSUPPORTED, "by device ovs")
@@ -81,6 +83,9 @@ class Ovs(Device):
 
     def host_end(self) -> str:
         return self._pair.host_name
+
+    def kinds(self) -> tuple[str, ...]:
+        return ("veth",)
 
     def removal(self, have: Have) -> tuple[Step, ...]:
         """The port first: without its link it would be an error in the switch's log."""

@@ -11,7 +11,10 @@ Rules
 4. No multicast in the underlay, which many have not got: what is for all goes to each node by itself.
 5. The links have no addresses, also no link-local ones: the node is no member of its tenants' networks. Multicast is
    flooded (no snooping), so that no querier has to be among the pods.
-6. A VXLAN link has no underlay link of its own (`dev`): it would die with that one. The node's routes say the way.
+6. Peers that configurations state are all those that the living attachments' ones state, which may differ (one was
+   edited): none takes another's away, only the one that is alone does. An address of this node that is not the one in
+   use is refused.
+7. A VXLAN link has no underlay link of its own (`dev`): it would die with that one. The node's routes say the way.
 """
 
 from __future__ import annotations
@@ -142,14 +145,22 @@ class Segment:
             if link.name != self.vxlan_name and _port(link) == self.port:
                 self._refuse_neighbour(link)
 
-    def steps(self, have: Have, *, forget: bool = True) -> tuple[Step, ...]:
-        """Return the steps that make it whole. Raises CNIError 11. `forget`: also peers that are not wanted."""
+    def refuse_other_ground(self, have: Have, own_port: str) -> None:
+        """Raise CNIError 7 where the configuration has the others' packets come from another address (rule 6)."""
+        address, _ = self.standing(have)
+        vxlan = self.vxlan(have)
+        if self.stated is None or vxlan is None or not self.ports(have) - {own_port} or _local(vxlan) == address:
+            return
+        raise self._refusal(f"interfaces on this node use it from {_local(vxlan)}, and this is to do so from {address}")
+
+    def steps(self, have: Have, own_port: str) -> tuple[Step, ...]:
+        """Return the steps that make it whole. Raises CNIError 11."""
         address, _ = self.standing(have)
         room = self.room(have)
         return (
             *self._bridge_steps(have, address, room),
             *self._vxlan_steps(have, address, room),
-            *self._entry_steps(have, address, forget=forget),
+            *self._entry_steps(have, address, forget=self._knows_all(have, own_port)),
             *(
                 Change(name, up=True)
                 for name, link in ((self.vxlan_name, self._kept(have, address)), (self.bridge_name, self.bridge(have)))
@@ -157,7 +168,7 @@ class Segment:
             ),
         )
 
-    def mismatches(self, have: Have) -> tuple[str, ...]:
+    def mismatches(self, have: Have, own_port: str) -> tuple[str, ...]:
         """Return what CHECK reports."""
         try:
             self.refuse_conflicts(have)
@@ -177,7 +188,8 @@ class Segment:
             found.append(f"{vxlan.name} has MTU {vxlan.mtu}, not {self.room(have)}")
         wanted, there = self._tunnels(have, address)
         found += [f"node {self._named(have, one)} is not among the peers of {vxlan.name}" for one in wanted - there]
-        found += [f"{vxlan.name} has a peer {one} that is no node" for one in there - wanted]
+        strangers = there - wanted if self._knows_all(have, own_port) else ()
+        found += [f"{vxlan.name} has a peer {one} that is no node" for one in strangers]
         return tuple(found)
 
     def removal(self, have: Have, own_port: str) -> tuple[Step, ...]:
@@ -237,6 +249,10 @@ class Segment:
             (one for one in entries if one.address in gone), key=lambda one: (one.mac, str(one.address))
         ):
             yield Abandon(self.vxlan_name, tuple(stale))
+
+    def _knows_all(self, have: Have, own_port: str) -> bool:
+        """Whether nobody else may have other peers (rule 6)."""
+        return self.stated is None or not self.ports(have) - {own_port}
 
     def _tunnels(self, have: Have, address: IPAddress) -> tuple[frozenset[IPAddress], frozenset[IPAddress]]:
         """Return where tunnels should lead to, and where they do."""

@@ -41,6 +41,8 @@ _SELINUX = "a tap has the label of the agent, whose threads cannot change theirs
 class Tap(Device):
     """A tap."""
 
+    OPTIONS = frozenset({"multiQueue", "owner", "group", "bridge"})
+
     def __init__(self, call: options.Call) -> None:
         options.refuse(call.config, ("selinuxContext",), _SELINUX)
         self.interface = options.interface(call)

@@ -46,6 +46,8 @@ _FORWARDING = {4: Sysctl("ipv4/ip_forward", Where.NODE), 6: Sysctl("ipv6/conf/al
 class Veth(Device):
     """A veth pair to the node."""
 
+    OPTIONS = frozenset({"hostInterface"})
+
     def __init__(self, call: options.Call) -> None:
         options.refuse(call.config, UNSUPPORTED, "by device veth; masquerading is the node's firewall's business")
         self.interface = options.interface(call)
@@ -79,6 +81,9 @@ class Veth(Device):
 
     def host_end(self) -> str:
         return self._pair.host_name
+
+    def kinds(self) -> tuple[str, ...]:
+        return ("veth",)
 
     def removal(self, have: Have) -> tuple[Step, ...]:
         return self._pair.removal(have)

@@ -26,6 +26,8 @@ class Vlan(OnMaster):
     kind = "vlan"
     changeable = False
 
+    OPTIONS = frozenset({"master", "vlanId", "linkInContainer"})
+
     def __init__(self, call: options.Call) -> None:
         super().__init__(call, replace(options.interface(call), mac=options.mac(call)), required=True)
         self._id = options.whole(call.config, "vlanId", 0, MAX_VLAN) or 0

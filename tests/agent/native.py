@@ -53,6 +53,9 @@ class Notes(dict):
     def save(self, key, note):
         self[key] = note
 
+    def made(self, key, ifindex):
+        pass
+
 
 KERNELS: list[Kernel] = []  # of the test that runs (fixture `kernel`)
 

@@ -82,7 +82,7 @@ def pair(request, pod_netns, second_pod_netns):
     return made
 
 
-KINDS = {"bridge": {}, "macvlan": {"device": "macvlan", "master": "m0"}}
+KINDS = {"bridge": {}, "macvlan": {"device": "macvlan", "master": "m0", "bridge": ""}}
 EACH_KIND = pytest.mark.parametrize("pair", KINDS, indirect=True)
 
 

@@ -189,10 +189,10 @@ def test_we_are_no_ipam_plugin_of_our_own(call, agent, verb):
 
 def test_a_link_that_the_pod_renamed_is_removed(call, agent, pod_netns):
     subprocess.run(["ip", "link", "add", "m0", "type", "veth", "peer", "name", "m1"], check=True)
-    assert call("ADD", device="macvlan", master="m0")[0] == 0
+    assert call("ADD", device="macvlan", master="m0", bridge="")[0] == 0
     inside = ["ip", "netns", "exec", Path(pod_netns).name, "ip"]
     subprocess.run([*inside, "link", "set", "net1", "name", "mine"], check=True)
-    assert call("DEL", device="macvlan", master="m0") == (0, None)
+    assert call("DEL", device="macvlan", master="m0", bridge="") == (0, None)
     assert links(pod_netns) == set()
 
 

@@ -11,6 +11,7 @@ from agent import devices, netlink, options
 from agent import netns as namespaces
 from agent.model import ContainerID, Key
 from cni import errors
+from tests import kernel_features
 from tests.agent import kinds, native
 from tests.agent.native import CONTAINER, FakeIPAM, Plugin, ip, link
 
@@ -339,3 +340,29 @@ def test_another_master_in_the_configuration_moves_the_interface(mastered):
 
 def test_every_kind_is_tested_here():
     assert set(devices.KINDS) <= kinds.KINDS.keys() | kinds.ELSEWHERE.keys()
+
+
+NEEDS = {"vlan": {"master": "m0", "vlanId": 7}, "ipvlan": {"master": "m0"}, "dummy": {}, "bridge": {"vlan": 100}}
+
+
+@pytest.mark.parametrize("device", NEEDS)
+def test_status_says_what_the_kernel_has_not_got_and_makes_nothing(device, pod_netns):
+    kinds.uplink()
+    plugin, before = Plugin(pod_netns, device=device, **NEEDS[device]), _links("", ())
+    lacks = kernel_features.missing("bridge_vlan" if device == "bridge" else device)
+    if not lacks:
+        plugin("STATUS")
+    else:
+        problem = refused(plugin, "STATUS")
+        assert (problem.code, "VLAN filtering" in str(problem) or device in str(problem)) == (50, True)
+        assert refused(plugin, "ADD")
+    assert _links("", ()) == before
+
+
+def test_the_kernel_is_asked_for_each_kind_and_nothing_is_made(kernel):
+    before = _links("", ())
+    known = {kind: kernel.makes(kind) for kind in ("vlan", "ipvlan", "dummy", "macvlan", "veth", "bridge", "vxlan")}
+    for kind in ("vlan", "ipvlan", "dummy", "macvlan", "vxlan"):
+        assert known[kind] == (not kernel_features.missing(kind))
+    assert (known["veth"], known["bridge"], kernel.makes("nonsense")) == (True, True, False)
+    assert _links("", ()) == before

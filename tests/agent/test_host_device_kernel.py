@@ -181,17 +181,148 @@ def test_an_index_that_the_pod_has_already_makes_no_difference(pod_netns):
     assert (shown("eth1"), link("other", pod_netns)["ifindex"]) == (AS_IT_WAS, index)
 
 
-def test_a_name_that_the_node_gave_away_meanwhile_is_told_and_neither_is_touched(pod_netns):
+@pytest.mark.parametrize("has_it", ["name", "altname"])
+def test_where_another_link_has_its_name_by_now_it_comes_back_under_a_free_one_and_that_is_told(
+    pod_netns, caplog, has_it
+):
     plugin = Device(pod_netns)
+    plugin("ADD")
+    ip("link", "add", "eth1" if has_it == "name" else "eth7", "type", "veth", "peer", "name", "eth1-2")
+    if has_it == "altname":
+        ip("link", "property", "add", "dev", "eth7", "altname", "eth1")
+    before = {one["ifname"]: one["ifindex"] for one in ip("link")}
+    for _ in range(3):
+        plugin("DEL")
+        assert (shown("eth1-3"), link("net1", pod_netns)) == (AS_IT_WAS, None)
+    assert {one["ifname"]: one["ifindex"] for one in ip("link")} == {**before, "eth1-3": link("eth1-3")["ifindex"]}
+    assert [one.getMessage() for one in caplog.records] == [
+        "interface eth1 comes back to the node as eth1-3: another link has its name"
+    ]
+
+
+@pytest.mark.parametrize("number", range(CHANGES))
+def test_after_a_crash_on_the_way_back_under_another_name_the_next_delete_finishes_it(pod_netns, monkeypatch, number):
+    plugin = Device(pod_netns, **WISHES)
     plugin("ADD")
     ip("link", "add", "eth1", "type", "veth", "peer", "name", "other")
     before = link("eth1")
-    with pytest.raises(errors.CNIError, match="another eth1"):
+    crash_at(monkeypatch, number)
+    with pytest.raises(MemoryError):
         plugin("DEL")
-    assert (link("eth1"), link("net1", pod_netns) is not None) == (before, True)
+    monkeypatch.undo()
+    plugin("DEL")
+    assert (shown("eth1-2"), link("eth1"), link("net1", pod_netns)) == (AS_IT_WAS, before, None)
+
+
+def test_a_name_that_became_free_again_before_a_delete_is_finished_is_its_own_again(pod_netns, monkeypatch):
+    plugin = Device(pod_netns)
+    plugin("ADD")
+    ip("link", "add", "eth1", "type", "veth", "peer", "name", "other")
+    crash_at(monkeypatch, 1)  # it is on the node, and still marked
+    with pytest.raises(MemoryError):
+        plugin("DEL")
+    monkeypatch.undo()
     ip("link", "del", "eth1")
     plugin("DEL")
-    assert shown("eth1") == AS_IT_WAS
+    assert (shown("eth1"), link("eth1-2")) == (AS_IT_WAS, None)
+
+
+NODES_OWN = [
+    "addr add 10.1.0.2/24 dev eth1 label eth1:0", "addr add 10.1.0.3/24 dev eth1 noprefixroute metric 50",
+    "addr add 10.1.0.9 peer 10.1.0.10 dev eth1", "addr add fd00:1::2/64 dev eth1 nodad",
+    "addr add fe80::42/64 dev eth1 nodad", "route add 10.2.0.0/16 via 10.1.0.1 metric 7 mtu 1300",
+    "route add 10.3.0.0/16 dev eth1 src 10.1.0.3 table 77", "route add default via 10.1.0.1 metric 9",
+    "route add 10.4.0.0/16 via 192.0.2.1 dev eth1 onlink proto static",
+    "-6 route add fd00:2::/64 via fd00:1::1 dev eth1 metric 33", "-6 route add fd00:3::/64 dev eth1 pref low",
+]  # fmt: skip
+
+
+def set_up() -> dict[str, object]:
+    """What the node has set up on its interface, but for how it fares, and for what the kernel makes of it later."""
+    unlike = {"tentative", "valid_life_time", "preferred_life_time", "flags"}
+    found = {version: ip(version, "route", "show", "table", "all", "dev", "eth1") for version in ("-4", "-6")}
+    routes = [*found["-4"], *(one for one in found["-6"] if one.get("protocol") != "kernel")]
+    (shown_now,) = [one for one in ip("addr", "show", "dev", "eth1") if one]
+    addresses = [one for one in shown_now["addr_info"] if one.get("protocol") != "kernel_ll"]
+    return {
+        what: sorted(repr(sorted((key, value) for key, value in one.items() if key not in unlike)) for one in some)
+        for what, some in (("routes", routes), ("addresses", addresses))
+    }
+
+
+@pytest.fixture
+def busy(eth1):
+    """The interface as one of the node's own; what it had is returned."""
+    for command in NODES_OWN:
+        ip(*command.split())
+    return set_up()
+
+
+def test_addresses_and_routes_that_the_node_had_on_it_are_there_again(pod_netns, busy):
+    ip("addr", "add", "10.8.0.2/24", "dev", "eth1", "valid_lft", "1000", "preferred_lft", "900")
+    plugin = Device(pod_netns, allowInUse=True)
+    plugin("ADD")
+    assert [one["addr_info"] for one in ip("-4", "addr", "show", "dev", "net1", netns=pod_netns) if one] == []
+    for _ in range(3):
+        plugin("DEL")
+        assert (shown("eth1"), set_up()) == (AS_IT_WAS, busy)
+
+
+def test_routes_by_another_interface_as_well_are_left_to_who_made_them(pod_netns, busy):
+    ip("addr", "add", "10.9.0.2/24", "dev", "cable")
+    both = ("nexthop", "via", "10.1.0.1", "nexthop", "via", "10.9.0.1")
+    ip("route", "add", "10.5.0.0/16", *both)
+    plugin = Device(pod_netns, allowInUse=True)
+    plugin("ADD")
+    plugin("DEL")
+    assert set_up()["addresses"] == busy["addresses"]
+    assert [one for one in busy["routes"] if one not in set_up()["routes"]] == []
+
+
+def test_what_cannot_be_put_back_is_told_and_hinders_nothing(pod_netns, busy, caplog):
+    plugin = Device(pod_netns, allowInUse=True)
+    plugin("ADD")
+    key = next(iter(plugin.notes))
+    plugin.notes[key]["setup"]["routes"] = ("02400000fe03fd0100000000",)  # of a family that has no such prefix
+    plugin("DEL")
+    assert (shown("eth1"), set_up()["addresses"]) == (AS_IT_WAS, busy["addresses"])
+    assert "a route that an interface had on the node is not put back" in caplog.text
+
+
+def every_change(monkeypatch, number: int) -> list[int]:
+    """As crash_at, but for messages that are encoded by hand as well."""
+    done, exchange = crash_at(monkeypatch, number), rtnl.Socket.exchange
+
+    def counted(self, kind, body, flags=0):
+        if flags & rtnl.ACK and len(done) >= number:
+            raise MemoryError
+        answer = exchange(self, kind, body, flags)
+        if flags & rtnl.ACK:
+            done.append(1)
+        return answer
+
+    monkeypatch.setattr(rtnl.Socket, "exchange", counted)
+    return done
+
+
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+def test_wherever_a_crash_is_addresses_and_routes_come_back_whole(pod_netns, busy, monkeypatch, verb):
+    for number in range(40):
+        plugin = Device(pod_netns, **WISHES, allowInUse=True)
+        if verb == "DEL":
+            plugin("ADD")
+        with monkeypatch.context() as patch:
+            done = every_change(patch, number)
+            try:
+                plugin(verb)
+            except MemoryError:
+                assert len(done) == number
+        plugin("DEL")
+        assert (shown("eth1"), set_up(), link("net1", pod_netns)) == (AS_IT_WAS, busy, None), number
+        if len(done) < number:
+            assert number > len(NODES_OWN) or verb == "ADD"
+            return
+    pytest.fail("so many changes?")
 
 
 def test_a_delete_without_journal_and_configuration_gives_back_the_name(pod_netns):

@@ -585,6 +585,23 @@ def test_peers_of_the_configuration_need_no_controller(wire, local):
     one.reaches(two)
 
 
+def test_two_definitions_of_one_network_keep_each_others_peers_until_their_attachments_are_gone(wire4):
+    one, two, three = (wire4.node(tell=False) for _ in range(3))
+    older = one.pod(peers=[one.address, two.address])
+    newer = one.pod(peers=[one.address, three.address])
+    assert one.peers() == {two.address, three.address}
+    far = two.pod(peers=[one.address, two.address])
+    older.reaches(far)
+    for pod in (older, newer):
+        key = Key(ContainerID(pod.container), "net1")
+        one.call("CHECK", pod, prevResult={}, peers=one.attached[key]["peers"])
+    one.mend()
+    assert one.peers() == {two.address, three.address}
+    one.call("DEL", older)
+    one.mend()
+    assert one.peers() == {three.address}
+
+
 def test_peers_of_the_configuration_are_refused_where_a_controller_has_told(wire4):
     node = wire4.node()
     pod = Pod(wire4.namespace(), 1)

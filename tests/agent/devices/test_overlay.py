@@ -118,9 +118,6 @@ def refusal(act) -> errors.CNIError:
         ({"vni": True}, 7, "vni=True"),
         ({"vni": "5001"}, 7, "vni='5001'"),
         ({"port": 65536}, 7, "port=65536"),
-        ({"vlan": 5}, 2, "vlan=5"),
-        ({"bridge": "br0"}, 2, "bridge='br0'"),
-        ({"isGateway": True}, 2, "isGateway"),
         ({"peers": "192.0.2.2"}, 7, "peers"),
         ({"peers": []}, 7, "peers"),
         ({"local": "192.0.2.1"}, 7, "peers=None"),
@@ -305,15 +302,36 @@ def test_nothing_is_kept_up_for_an_attachment_that_is_gone():
     assert overlay().upkeep(have(BRIDGE, replace(VXLAN, up=False))) == ()
 
 
-def test_peers_that_the_configuration_states_are_added_by_the_upkeep_and_not_taken_away():
-    config = {"peers": list(PEERS), "local": "192.0.2.1"}
-    (ground,) = [read for read in overlay(**config).reads() if isinstance(read, Ground)]
-    there = whole(peers=("192.0.2.2", "192.0.2.9"))
-    standing = Standing(ground.stated, ipaddress.ip_address("192.0.2.1"), UPLINK)
-    there = replace(there, facts={**there.facts, ground: standing})
+def stated(there: Have, local: str = "192.0.2.1", peers: tuple[str, ...] = PEERS) -> tuple[Have, Overlay]:
+    """A node and an attachment whose configuration states the peers."""
+    device = overlay(peers=list(peers), local=local)
+    (ground,) = [read for read in device.reads() if isinstance(read, Ground)]
+    standing = Standing(ground.stated, ipaddress.ip_address(local), UPLINK)
+    return replace(there, facts={**there.facts, ground: standing}), device
+
+
+def test_peers_that_configurations_state_are_added_and_another_attachments_are_not_taken_away():
+    there, device = stated(whole(peers=("192.0.2.2", "192.0.2.9"), others=("hnother",)))
     added = Reach(NAMES[1], tunnels(PEERS[1]))
-    assert overlay(**config).upkeep(there) == (added,)
-    assert plan(there, **config) == (added, Abandon(NAMES[1], tunnels("192.0.2.9")))
+    assert device.plan(device.interface, there) == device.upkeep(there) == (added,)
+    there, device = stated(whole(peers=(*PEERS, "192.0.2.9"), others=("hnother",)))
+    assert device.mismatches(device.interface, there) == device.plan(device.interface, there) == ()
+
+
+def test_who_is_alone_leaves_no_peer_of_an_older_configuration():
+    there, device = stated(whole(peers=(*PEERS, "192.0.2.9")))
+    assert device.plan(device.interface, there) == device.upkeep(there) == (Abandon(NAMES[1], tunnels("192.0.2.9")),)
+    assert len(device.mismatches(device.interface, there)) == 1
+
+
+@pytest.mark.parametrize("local", ["192.0.2.8", "2001:db8::8"])
+def test_another_address_of_the_node_is_refused_while_others_use_the_one_that_is_there(local):
+    peers = PEERS if local == "192.0.2.8" else ("2001:db8::2",)
+    there, device = stated(whole(others=("hnother",)), local, peers)
+    problem = refusal(lambda: device.plan(device.interface, there))
+    assert (problem.code, "192.0.2.1" in problem.message, local in problem.message) == (7, True, True)
+    there, device = stated(whole(), local, peers)
+    assert device.plan(device.interface, there)
 
 
 def test_two_nodes_bridges_have_two_macs():
