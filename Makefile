@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+LIBVIRT := $(VENV)/.libvirt
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
@@ -33,7 +34,7 @@ unit: $(STAMP) compiler
 	$(SAY) "unit tests"
 	@$(PY) -m pytest -q -n 3 -m "not netns and not lane and not guest" tests
 
-netns: $(STAMP) build
+netns: $(STAMP) $(LIBVIRT) build
 	$(SAY) "tests on the kernel, in network namespaces of their own"
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m netns tests
 
@@ -75,11 +76,22 @@ proto-check: $(STAMP)
 	  && $(PY) -m grpc_tools.protoc -I. --python_out=$$new --pyi_out=$$new --grpc_python_out=$$new $(PROTOS) \
 	  && for file in $$(cd $$new && find . -type f); do cmp $$new/$$file $$file || exit 1; done
 
-lock: ## renew the locked dependencies
-	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header \
+$(LIBVIRT): requirements-libvirt.lock $(STAMP) # of the optional dependencies; the binding is built for this interpreter
+	@command -v gcc >/dev/null && pkg-config --exists libvirt \
+	  && test -e "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	       gcc libc6-dev libvirt-dev pkg-config python3-dev; }
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes --no-deps --no-build-isolation \
+	  -r requirements-libvirt.lock
+	@touch $@
+
+lock: $(LIBVIRT) ## renew the locked dependencies
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 	  --allow-unsafe -o requirements.lock pyproject.toml
-	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-trusted-host --no-header \
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 	  --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
+	  --allow-unsafe --extra libvirt -c requirements.lock -o requirements-libvirt.lock pyproject.toml
 
 fix: $(STAMP) ## format, and mend what the linter can
 	@$(VENV)/bin/ruff check --fix .

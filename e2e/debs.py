@@ -2,7 +2,8 @@
 
 Rule 1: the machine's system is left alone: no package is configured, no service of it is started.
 Rule 2: unpacked is what was asked for, with those of its dependencies that the machine has not installed; the
-        machine's libraries serve for the rest. The folder is named by Debian's version and by what was asked for.
+        machine's libraries serve for the rest. `complete`: with all of them, as the root of a container that sees
+        nothing of the machine. The folder is named by Debian's version and by what was asked for.
 Rule 3: it appears whole or not at all; once it is there nothing is asked of the network. `VERSIONS` in it says what
         it was made from; whoever wants newer packages removes it.
 """
@@ -21,13 +22,14 @@ OPENVSWITCH = ("openvswitch-switch",)
 
 
 @functools.cache
-def unpacked(*packages: str, backports: bool = False) -> Path:
+def unpacked(*packages: str, backports: bool = False, complete: bool = False) -> Path:
     """Return the folder that these packages are unpacked in. Raises OSError if they cannot be fetched.
 
     `backports`: in the version that Debian's backports have, which need not be among the machine's sources.
     """
     release = Path("/etc/debian_version").read_text().strip().replace("/", "-")
-    digest = hashlib.sha256("\n".join((release, str(backports), *packages)).encode()).hexdigest()[:8]
+    asked = (release, str(backports), *packages, *(("complete",) if complete else ()))
+    digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:8]
     folder = build.cache() / f"debian-{release}-{packages[0]}-{digest}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,7 @@ def unpacked(*packages: str, backports: bool = False) -> Path:
             tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{packages[0]}-") as scratch,
             progress.step(f"fetching Debian packages, not to be installed: {' '.join(packages)}"),
         ):
-            unfinished = _unpack(Path(scratch), packages, backports=backports)
+            unfinished = _unpack(Path(scratch), packages, backports=backports, complete=complete)
             if not folder.exists():
                 unfinished.rename(folder)
     return folder
@@ -52,16 +54,43 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _unpack(scratch: Path, packages: tuple[str, ...], *, backports: bool) -> Path:
+def _unpack(scratch: Path, packages: tuple[str, ...], *, backports: bool, complete: bool) -> Path:
     archives, root = scratch / "archives", scratch / "root"
     for folder in (archives / "partial", root):
         folder.mkdir(parents=True)
-    _download(packages, [f"Dir::Cache::Archives={archives}"], _with_backports(scratch) if backports else [])
+    settings = [f"Dir::Cache::Archives={archives}"]
+    if complete:
+        settings.append(f"Dir::State::Status={_nothing_installed(scratch)}")
+        _merge_usr(root)
+    _download(packages, settings, _with_backports(scratch) if backports else [])
     fetched = sorted(archives.glob("*.deb"))
     for archive in fetched:
-        _run(["dpkg", "-x", str(archive), str(root)])
+        _extract(archive, root)
     (root / "VERSIONS").write_text("".join(f"{archive.stem}\n" for archive in fetched))
     return root
+
+
+def _nothing_installed(scratch: Path) -> Path:
+    """Return a list of installed packages, for apt, that has none."""
+    path = scratch / "status"
+    path.touch()
+    return path
+
+
+def _merge_usr(root: Path) -> None:
+    """Make the links that Debian's installer makes, so that the packages' /bin and /lib come to lie below /usr."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+
+
+def _extract(archive: Path, root: Path) -> None:
+    """Unpack as `dpkg -x` does, through links to folders that are there already."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as content:
+        tar = ["tar", "-x", "-p", "--keep-directory-symlink", "-C", str(root)]
+        done = subprocess.run(tar, stdin=content.stdout, check=False, capture_output=True, text=True)
+    if content.returncode or done.returncode:
+        raise OSError(f"unpacking {archive.name}: {done.stderr}")
 
 
 def _download(packages: tuple[str, ...], settings: list[str], suite: list[str]) -> None:

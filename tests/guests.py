@@ -6,8 +6,9 @@
         guest.run("ip link set eth0 up")        in the guest; returns what it printed
         guest.nics()                            {MAC: name}, as the guest lists them
 
-For other starters of QEMU (libvirt, a pod): `qemu()` is the unpacked packages, for `e2e.debs.environment`; `kernel()`,
-`initramfs()` and `BOOT` are what a guest boots from: its console is the first serial line, its shell the second.
+For other starters of QEMU (libvirt, a pod): `qemu()` is the unpacked packages, for `e2e.debs.environment`;
+`kernel_image()`, `initramfs()` and `BOOT` are what a guest boots from: its console is the first serial line, its shell
+the second.
 
 Rule 1: nothing is installed: packages are unpacked into the cache (e2e.debs). All else lies in the folder given.
 Rule 2: a guest dies with the thread that started it. It has a CPU, 160 MB and no disk: nothing that it does stays.

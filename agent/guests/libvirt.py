@@ -36,6 +36,7 @@ from cni import jsontext
 _LIMIT_S = CALL_S - 0.5  # what is left is ours
 _AGENT_S = 1  # the least that libvirt takes
 _SENT = 4  # of what interfaceStats returns: packets that the guest has sent
+_loading = threading.Lock()
 _LISTED = '{"execute": "guest-network-get-interfaces"}'
 
 
@@ -269,9 +270,15 @@ class Domain:
             return None
 
 
-@functools.cache
 def _binding() -> tuple[Any, Any]:
-    """Load libvirt, once; from then on a thread hears its events. Raises NotReady where it is not installed."""
+    """Return libvirt's two modules. Raises NotReady where they are not installed."""
+    with _loading:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> tuple[Any, Any]:
+    """Load libvirt, once; from then on a thread hears its events."""
     try:
         import libvirt  # noqa: PLC0415 rule 1
         import libvirt_qemu  # noqa: PLC0415

@@ -5,7 +5,9 @@ Rule 1: it is made anew for each run, in a few milliseconds: a static busybox, f
 Rule 2: modules come in an order in which they can be loaded, as depmod has found it; nothing is guessed.
 """
 
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,17 @@ def entries(busybox: Path, first: Path, settings: str, modules: Iterable[Path]) 
     yield Entry("settings", stat.S_IFREG | 0o644, settings.encode())
     for number, module in enumerate(modules):
         yield Entry(f"modules/{number:02}-{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+
+
+def modules(kernel: Path) -> Path:
+    """Return the folder of an unpacked kernel's modules, with depmod's lists, which the package leaves to its
+    installation.
+    """
+    folder = next((kernel / "lib/modules").iterdir())
+    if not (folder / "modules.devname").exists():  # the last one that it writes
+        depmod = ["depmod", "-b", str(kernel), folder.name]
+        subprocess.run(depmod, executable=shutil.which("depmod") or kernel / "bin/kmod", check=True)
+    return folder
 
 
 def load_order(wanted: Iterable[str], modules_dep: str) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def skipped_here() -> list[str]:
 def prepared(folder: Path, command: Sequence[str]) -> Machine:
     """Return a machine that is to run `command` in this tree, with its files of this run in `folder`."""
     qemu, kernel = debs.unpacked(*QEMU, backports=True), debs.unpacked(*KERNEL)
-    modules = _modules(kernel)
+    modules = initramfs.modules(kernel)
     say(f"guest: Linux {modules.name}, emulated; its first line takes some 20 s")
     order = initramfs.load_order(initramfs.MODULES, (modules / "modules.dep").read_text())
     settings = {"TREE": str(_TREE), "KERNEL": str(kernel), "COMMAND": shlex.join(command)}
@@ -87,15 +87,6 @@ def prepared(folder: Path, command: Sequence[str]) -> Machine:
     archive = folder / "initramfs"
     archive.write_bytes(initramfs.archive(entries))
     return Machine(qemu, kernel / f"boot/vmlinuz-{modules.name}", archive, folder)
-
-
-def _modules(kernel: Path) -> Path:
-    """Return the folder of the kernel's modules, with depmod's lists, which the package leaves to its installation."""
-    folder = next((kernel / "lib/modules").iterdir())
-    if not (folder / "modules.devname").exists():  # the last one that it writes
-        depmod = ["depmod", "-b", str(kernel), folder.name]
-        subprocess.run(depmod, executable=shutil.which("depmod") or kernel / "bin/kmod", check=True)
-    return folder
 
 
 def _print(chunk: bytes) -> None:
