@@ -25,7 +25,7 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, u
 	@$(VENV)/bin/ruff check .
 	$(SAY) "types"
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/mypy --exclude 'e2e/(tests|multus|callers|cri|overlay)/' e2e benchmarks
+	@$(VENV)/bin/mypy --exclude 'e2e/(tests|multus|callers|cri|overlay|relay|vm/test_|kubevirt/test_)' e2e benchmarks
 	$(SAY) "import contracts"
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory proto-check unit
@@ -53,6 +53,7 @@ bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
 	@$(PY) -m benchmarks.run
 	@$(PY) -m benchmarks.cni_calls
 	@$(PY) -m benchmarks.multus_calls
+	@$(PY) -m benchmarks.guests
 
 build: $(STAMP) bin/hotnic bin/hotnic.py ## the CNI executable: bin/hotnic, and for any architecture bin/hotnic.py
 
