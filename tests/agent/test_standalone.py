@@ -176,23 +176,23 @@ def test_a_state_directory_that_cannot_be_used_is_an_error(node, pod_netns):
     assert (code, document["code"], str(node.state) in document["msg"]) == (1, 5, True)
 
 
-def test_sixteen_at_once_on_one_bridge(node, tmp_path):
+def test_eight_at_once_on_one_bridge(node, tmp_path):
     """Each with a namespace and an address of its own; no call fails, none leaves anything."""
     ipam = {**POOL, "dataDir": str(tmp_path / "leases")}
-    names = [f"hntest-{os.getpid()}-{number}" for number in range(16)]
+    names = [f"hntest-{os.getpid()}-{number}" for number in range(8)]
     for name in names:
         subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(8) as pool:
 
             def everywhere(command):
                 return list(pool.map(lambda name: node.call(command, f"/run/netns/{name}", name, ipam=ipam), names))
 
             added = everywhere("ADD")
-            assert [code for code, _ in added] == [0] * 16
-            assert len({document["ips"][0]["address"] for _, document in added}) == 16
-            assert [links(f"/run/netns/{name}") for name in names] == [{"net1"}] * 16
-            assert everywhere("DEL") == [(0, None)] * 16
+            assert [code for code, _ in added] == [0] * 8
+            assert len({document["ips"][0]["address"] for _, document in added}) == 8
+            assert [links(f"/run/netns/{name}") for name in names] == [{"net1"}] * 8
+            assert everywhere("DEL") == [(0, None)] * 8
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "del", name], check=True)
