@@ -17,7 +17,14 @@ demo: $(STAMP) build prepare ## a pod on a real cluster gets an interface, uses 
 	$(SAY) "demo: one real cluster, two pods, one annotation"
 	@$(PY) -m e2e.demo $(if $(KEEP),--keep)
 
-test: check build prepare netns test-kernel e2e ## everything, on the real kernel and the real cluster
+# Two things at a time, as building and emulating use one core each: while the cluster is built the kernel's tests run,
+# and beside the cluster's tests those in the emulated machine.
+test: check build ## everything, on the real kernel and the real cluster
+	@$(MAKE) --no-print-directory -j2 IN_TURN=1 netns prepare test-kernel e2e
+
+ifdef IN_TURN
+test-kernel e2e: | netns
+endif
 
 check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, under a minute
 	$(SAY) "format and lint"

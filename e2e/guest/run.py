@@ -34,7 +34,7 @@ _DIED = 70
 def main(arguments: Sequence[str]) -> int:
     """Fetch, boot, run; return the exit status of rule 3."""
     parser = argparse.ArgumentParser(prog="python -m e2e.guest.run", description="Run tests on a whole kernel.")
-    parser.add_argument("--timeout", type=float, default=1200, help="end the guest after so many seconds")
+    parser.add_argument("--timeout", type=float, default=2700, help="end the guest after so many seconds")
     parser.add_argument("pytest", nargs="*", help="pytest's arguments, after --")
     asked = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwind: the folder goes, and QEMU

@@ -88,7 +88,7 @@ def test_it_works_without_the_api_server_and_over_an_agents_restart(ns, cluster,
         product.agents[first.name].kill()
         first.exec(["ip", "link", "del", f"hnv{VNI}"])
         product.start_agent(first)
-        assert within(5, lambda: peers(first) == {second.ip})  # of its own memory: there is nobody who could tell
+        assert within(10, lambda: peers(first) == {second.ip})  # of its own memory: there is nobody who could tell
     finally:
         cluster.start_apiserver()
     reach(one, two)
@@ -100,7 +100,7 @@ def test_a_node_joins_and_leaves(ns, cluster, product):
     ns.network("blue", BLUE)
     one, two = pod_on(ns, first, 1), pod_on(ns, second, 2)
     third = cluster.add_node()
-    assert within(1, lambda: third.ip in peers(first) & peers(second))  # it is Ready, and long known
+    assert within(10, lambda: third.ip in peers(first) & peers(second))  # it is Ready, and long known
     product.install()
     product.start_agent(third)
     product.start_controller(third)
@@ -115,5 +115,5 @@ def test_a_node_joins_and_leaves(ns, cluster, product):
     third.power_off()
     three.namespace.api.call("delete_namespaced_pod", three.name, ns.name, grace_period_seconds=0)
     cluster.kubectl("delete", "node", third.name)
-    assert within(1, lambda: peers(first) == {second.ip} and peers(second) == {first.ip})
+    assert within(10, lambda: peers(first) == {second.ip} and peers(second) == {first.ip})
     reach(one, two)

@@ -58,11 +58,11 @@ def test_an_address_that_becomes_free_goes_to_who_waits_for_it(ns):
     first.wait_ready("net1")
     second.plug("one")
     second.wait_event("FailedAddingInterface", "10.66.0")
-    time.sleep(3)  # let its waiting grow, so that what follows is not its own retry
+    time.sleep(8)  # its own next retry is seven seconds away then
     freed = time.monotonic()
     first.plug("")
     second.wait_ready("net1")
-    assert time.monotonic() - freed < 2
+    assert time.monotonic() - freed < 5
 
 
 def test_a_network_that_comes_later_is_attached_at_once(ns):
@@ -73,7 +73,7 @@ def test_a_network_that_comes_later_is_attached_at_once(ns):
     ns.network("late", networks.native("br-late"))
     made = time.monotonic()
     pod.wait_ready("net1")
-    assert time.monotonic() - made < 2
+    assert time.monotonic() - made < 10  # no retry would come: nothing was tried yet
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_delegate_that_hangs_delays_no_other_and_dies_with_all_its_children(ns
     begun = time.monotonic()
     quick.plug("blue")
     quick.wait_ready("net1")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
     slow.wait("what works is published meanwhile", lambda: "x0" in slow.reported(), timeout=4)
     slow.wait_event("FailedAddingInterface", "x1", "5 s")
     networks.tell_recorder(node, "")
