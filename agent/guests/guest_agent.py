@@ -4,7 +4,8 @@ Rules
 1. It is a courtesy: a guest without one, or with a deaf or mad one, costs ANSWER_S, and then nothing for SILENCE_S.
    Nothing fails for the want of it.
 2. The stream may hold what an earlier client left unread. `guest-sync-delimited` finds the place: its answer has a
-   byte before it that is in no JSON, and the number that was asked with.
+   byte before it that is in no JSON, and the number that was asked with. An agent takes about 50 ms to notice a new
+   client: whoever will need it greets it early.
 3. What it says is the guest's word about itself: it is cut to size and never taken for anything else.
 """
 
@@ -43,7 +44,18 @@ class GuestAgent:
     def __init__(self, connect: Callable[[float], socket.socket]) -> None:
         self._connect = connect
         self._lines: Lines | None = None
+        self._awaited: int | None = None  # the number whose answer says that what follows is for us
         self._silent_until = 0.0
+
+    def greet(self) -> None:
+        """Connect, and begin to find the place in the stream; the answer is waited for when it is needed."""
+        now = time.monotonic()
+        if self._lines or now < self._silent_until:
+            return
+        try:
+            self._open(now + ANSWER_S)
+        except NotReady:
+            self._fall_silent()
 
     def interface(self, mac: str) -> Interface | None:
         """Return the interface with this MAC; None: the guest lists none, or nobody answers."""
@@ -53,8 +65,7 @@ class GuestAgent:
         try:
             listed = self._ask(now + ANSWER_S)
         except NotReady:
-            self.close()
-            self._silent_until = time.monotonic() + SILENCE_S
+            self._fall_silent()
             return None
         return find(listed, mac)
 
@@ -68,26 +79,34 @@ class GuestAgent:
             self._lines.close()
         self._lines = None
 
+    def _fall_silent(self) -> None:
+        self.close()
+        self._silent_until = time.monotonic() + SILENCE_S
+
     def _ask(self, deadline: float) -> Any:
-        if self._lines is None:
-            self._lines = Lines(self._connect(deadline), "the guest agent")
-            self._synchronise(self._lines, deadline)
-        self._lines.send({"execute": "guest-network-get-interfaces"}, deadline)
-        while time.monotonic() < deadline and (said := self._lines.receive(deadline)) is not None:
+        lines = self._lines or self._open(deadline)
+        self._synchronise(lines, deadline)
+        lines.send({"execute": "guest-network-get-interfaces"}, deadline)
+        while time.monotonic() < deadline and (said := lines.receive(deadline)) is not None:
             if "return" in said:
                 return said["return"]
             if "error" in said:
-                raise self._lines.ended("refuses to list interfaces")
-        raise self._lines.ended("does not answer")
+                raise lines.ended("refuses to list interfaces")
+        raise lines.ended("does not answer")
+
+    def _open(self, deadline: float) -> Lines:
+        lines = self._lines = Lines(self._connect(deadline), "the guest agent")
+        self._awaited = random.getrandbits(31)
+        sync = {"execute": "guest-sync-delimited", "arguments": {"id": self._awaited}}
+        lines.send(sync, deadline, first=_DELIMITER)
+        return lines
 
     def _synchronise(self, lines: Lines, deadline: float) -> None:
-        number = random.getrandbits(31)
-        sync = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
-        lines.send(sync, deadline, first=_DELIMITER)
-        while time.monotonic() < deadline and (said := lines.receive(deadline, skip_to=_DELIMITER)) is not None:
-            if said.get("return") == number:
-                return
-        raise lines.ended("does not answer")
+        while self._awaited is not None:
+            if time.monotonic() > deadline or (said := lines.receive(deadline, skip_to=_DELIMITER)) is None:
+                raise lines.ended("does not answer")
+            if said.get("return") == self._awaited:
+                self._awaited = None
 
 
 def find(listed: Any, mac: str) -> Interface | None:

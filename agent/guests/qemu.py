@@ -102,6 +102,8 @@ class Qemu(contract.Machine):
             if _is_among(there, nic.id):
                 return
             where = self._place(nic.port, there, deadline)
+            if self._agent and running is Running.RUNNING:
+                self._agent.greet()
             self._add_backend(nic, opened_tap, deadline)
             self._add_device(nic, where, deadline)
 

@@ -196,7 +196,8 @@ class _Plugging:
             nic = self._nic = self._relay.wire(self._desired, self._record, self._machine, self._fd)
             seen = self._machine.look(nic)
             if seen.stage is Stage.ABSENT:
-                _refuse_unable(seen)
+                if problem := _unable(seen.running):
+                    raise problem
                 self._machine.plug(nic, lambda: tap.opened(self._fd, nic.tap))
                 seen = self._machine.look(nic)
             self._seen = seen
@@ -251,17 +252,22 @@ def _still_in(machine: Machine, nic: Nic) -> NotReady | None:
     return NotReady(*_LEAVING.get(seen.running, _WAITING))
 
 
-def _refuse_unable(seen: Seen) -> None:
-    match seen.running:
+def _unable(running: Running) -> NotReady | None:
+    """Return why the machine can take no NIC now, if it cannot."""
+    match running:
         case Running.MIGRATING:
-            raise NotReady("VMMigrating", "the virtual machine is being migrated: it gets the interface afterwards")
+            return NotReady("VMMigrating", "the virtual machine is being migrated: the interface has to wait for that")
         case Running.MIGRATED:
-            raise NotReady("VMMigrated", "the virtual machine has been migrated away")
+            return NotReady("VMMigrated", "the virtual machine has been migrated away")
         case Running.STOPPED:
-            raise NotReady("VMStopped", "the virtual machine has stopped")
+            return NotReady("VMStopped", "the virtual machine does not run")
+        case _:
+            return None
 
 
 def _silent(seen: Seen) -> NotReady:
+    if problem := _unable(seen.running):
+        return problem
     match seen.running:
         case Running.PAUSED:
             return NotReady("VMPaused", "the virtual machine is paused: its guest cannot take the interface")

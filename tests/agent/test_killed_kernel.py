@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,9 @@ VARIANTS: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "ovs": (Kind({"device": "ovs", "bridge": "br0", "vlan": 5, "socket_file": f"{SWITCH}/db.sock"}, switch), ()),
 }
 """Each way to use a device, with the features of the kernel that it takes (tests.kernel_features)."""
+EMULATED = {"bridge, vlan": 2, "ipvlan": 4, "vlan": 4, "dummy": 4, "veth, bandwidth": 4}
+"""What runs in the emulated machine, where a trial takes seconds: one of so many points is taken. What their code shares
+with bridge, macvlan and tap is killed at every point here."""
 
 
 def test_no_kind_of_device_is_forgotten():
@@ -98,6 +102,7 @@ def test_no_kind_of_device_is_forgotten():
 def test_killed_at_any_point_it_leaves_nothing(name, kind, capsys):
     if name == "ovs":
         debs.unpacked(*debs.OPENVSWITCH)
+    kind = replace(kind, every=EMULATED.get(name, 1))
     report = examine(kind, build.tools(), AT_ONCE)
     with capsys.disabled():
         print(
@@ -107,4 +112,4 @@ def test_killed_at_any_point_it_leaves_nothing(name, kind, capsys):
     killed = [
         f"{who} in {verb}" for who in ("agent", *(["delegate"] if kind.has_ipam else [])) for verb in ("ADD", "DEL")
     ]
-    assert [what for what in killed if report.hits.get(what, 0) < 10] == []
+    assert [what for what in killed if report.hits.get(what, 0) < 10 // kind.every] == []

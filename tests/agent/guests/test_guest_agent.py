@@ -123,6 +123,25 @@ MAD = [*peers.MAD, refusing, wrong_sync]
 MAD_LATER = [mad_later(one) for one in peers.MAD if one is not peers.other_answers]
 
 
+def test_one_that_was_greeted_is_asked_on_the_same_connection(agents):
+    agent = GuestAgent(agents)
+    for _ in range(2):
+        agent.greet()
+    assert agent.interface(MAC).name == "enp1s0"
+    agent.greet()
+    assert len(agents.peers) == 1
+
+
+@pytest.mark.parametrize("behaviour", MAD)
+def test_one_that_was_greeted_and_is_mad_is_no_failure_either(agents, behaviour):
+    agents.behaviour = behaviour
+    agent = GuestAgent(agents)
+    agent.greet()
+    assert agent.interface(MAC) is None
+    agent.greet()
+    assert len(agents.peers) == 1
+
+
 @pytest.mark.parametrize("behaviour", MAD + MAD_LATER)
 def test_a_deaf_or_mad_one_is_no_failure_and_not_asked_again_for_a_while(agents, behaviour):
     agents.behaviour = behaviour
@@ -142,8 +161,10 @@ def test_one_that_is_not_there_is_no_failure(agents, monkeypatch):
 
     calls: list[float] = []
     agent = GuestAgent(refused)
+    agent.greet()
     for _ in range(3):
         assert agent.interface(MAC) is None
+        agent.greet()
     assert len(calls) == 1
     assert calls[0] <= time.monotonic() + guest_agent.ANSWER_S
     monkeypatch.setattr(guest_agent, "SILENCE_S", 0.0)

@@ -251,6 +251,24 @@ def test_what_the_machine_does_decides(stage, running, reason, plugs):
     assert (problem.reason if problem else "", stage.machine.plugs) == (reason, plugs)
 
 
+@pytest.mark.parametrize(
+    ("running", "reason"),
+    [
+        (Running.PAUSED, "VMPaused"),
+        (Running.INCOMING, "VMIncoming"),
+        (Running.MIGRATING, "VMMigrating"),
+        (Running.MIGRATED, "VMMigrated"),
+        (Running.STOPPED, "VMStopped"),
+    ],
+)
+def test_a_nic_whose_guest_cannot_show_that_it_has_it_is_told_with_the_cause(stage, running, reason):
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.machine.running, stage.machine.is_blind = running, True
+    standing = stage.hand_on(record)[record.key]
+    assert (standing.guest.state, standing.problem.reason) == ("Attached", reason)
+
+
 def test_a_guest_that_shows_nothing_is_not_said_to_have_it(stage, monkeypatch):
     monkeypatch.setattr(relays, "PATIENCE_S", 0.1)
     record = stage.attached()
