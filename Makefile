@@ -8,18 +8,23 @@ LIBVIRT := $(VENV)/.libvirt
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo test check unit netns test-kernel e2e bench build compiler proto proto-check lock fix prepare clean
+.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e bench build compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-demo: $(STAMP) build prepare ## a pod on a real cluster gets an interface, uses it, loses it (KEEP=1 leaves the cluster up)
+demo: $(STAMP) build ## a pod on a real cluster gets an interface, uses it, loses it (KEEP=1 leaves the cluster up)
 	$(SAY) "demo: one real cluster, two pods, one annotation"
 	@$(PY) -m e2e.demo $(if $(KEEP),--keep)
 
+demo-kubevirt: $(STAMP) build ## a VM of the real KubeVirt gets a NIC while it runs, uses it, loses it
+	$(SAY) "demo: one real cluster with KubeVirt, one VM, one annotation"
+	@$(PY) -m e2e.kubevirt demo
+
 # Two things at a time, as building and emulating use one core each: while the cluster is built the kernel's tests run,
 # and beside the cluster's tests those in the emulated machine.
-test: check build ## everything, on the real kernel and the real cluster
+test: check build $(LIBVIRT) ## everything, on the real kernel and the real cluster
+	@$(PY) -m e2e.prepare debian
 	@$(MAKE) --no-print-directory -j2 IN_TURN=1 netns prepare test-kernel e2e
 
 ifdef IN_TURN
@@ -51,7 +56,7 @@ test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kerne
 	$(SAY) "tests on a whole kernel, in that machine"
 	@$(PY) -m e2e.guest.run
 
-e2e: $(STAMP) build prepare
+e2e: $(STAMP) $(LIBVIRT) build prepare
 	$(SAY) "end-to-end tests on the real cluster"
 	@$(PY) -m e2e.suite
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 from benchmarks.run import row
-from e2e import networks
+from e2e import networks, prepare
 from e2e.cluster import Cluster
 from e2e.pods import Api
 from e2e.product import Product
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="plugs and unplugs of one NIC (default 20)")
     arguments = parser.parse_args()
     if not os.environ.get("HOTNIC_LANE"):
-        machines.prepare()
+        prepare.debian()  # the lane has no network
         again = [sys.executable, "-m", "benchmarks.guests", "--rounds", str(arguments.rounds)]
         return subprocess.run([sys.executable, "-m", "e2e.lane", "run", "--", *again], check=False).returncode
     product = Product(Cluster.from_environment())

@@ -70,12 +70,6 @@ poweroff -f
 """
 
 
-def prepare() -> None:
-    """Fetch everything now, for who has no network later."""
-    for packages in (QEMU, KERNEL, AGENT):
-        debs.unpacked(*packages)
-
-
 def qemu(*, backports: bool = False) -> Path:
     """Return the folder that QEMU is unpacked in: Debian's own or, with `backports`, a later one."""
     return debs.unpacked(*QEMU, backports=backports)

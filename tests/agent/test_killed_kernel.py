@@ -87,8 +87,8 @@ VARIANTS: dict[str, tuple[Kind, tuple[str, ...]]] = {
 }
 """Each way to use a device, with the features of the kernel that it takes (tests.kernel_features)."""
 EMULATED = {"bridge, vlan": 2, "ipvlan": 4, "vlan": 4, "dummy": 4, "veth, bandwidth": 4}
-"""What runs in the emulated machine, where a trial takes seconds: one of so many points is taken. What their code shares
-with bridge, macvlan and tap is killed at every point here."""
+"""What runs in the emulated machine, where a trial takes seconds: one of so many points is taken. What their code
+shares with bridge, macvlan and tap is killed at every point here."""
 
 
 def test_no_kind_of_device_is_forgotten():
