@@ -171,7 +171,7 @@ class Engine:
         if decided.detach:
             leaving = {f"{record.key.ifname} {record.network}" for record in decided.detach}
             progress.desired = self._release(progress.desired, leaving)
-        progress.begin(decided)
+        progress.begin(decided, self._outcomes.of(progress.desired.pod.uid))
         self._note_blocked(progress.desired, decided)
         in_guest = self._guests.take_back(progress, sandbox, decided.detach)
         stuck = {one.key for one in decided.detach if not self._detach(progress, one, in_guest.get(one.key))}
@@ -330,7 +330,7 @@ class Engine:
         records = self._journal.of_pod(progress.desired.pod.uid)
         last = records[-1].key.container_id if records else None
         decided = plan(progress.desired, last, records, None)
-        progress.begin(decided)
+        progress.begin(decided, self._outcomes.of(progress.desired.pod.uid))
         kept = {step.position for step in decided.keep}
         for position in range(len(progress.desired.attachments)):
             if position not in kept:

@@ -62,6 +62,11 @@ class Outcomes:
             is_in_time = self._published.wait_for(lambda: holds(self._latest.get(uid)), timeout_s)
             return self._latest.get(uid) if is_in_time else None
 
+    def of(self, uid: PodUID) -> Outcome | None:
+        """Return the pod's latest, if anything was told of it since the start."""
+        with self._lock:
+            return self._latest.get(uid)
+
     def is_watched(self) -> bool:
         """Whether a controller listens."""
         with self._lock:

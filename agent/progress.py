@@ -12,6 +12,7 @@ from agent.model import (
     Desired,
     Guest,
     Key,
+    Outcome,
     Record,
     Refused,
     Standing,
@@ -49,9 +50,14 @@ class Progress:
         is_news, self.told = reached != self.told, reached
         return is_news
 
-    def begin(self, plan: Plan) -> None:
+    def begin(self, plan: Plan, before: Outcome | None) -> None:
+        """Take over what stays, as it was told `before`: what a guest has is not looked at yet."""
+        known = before.attachments if before and self._is_handed_on else ()
+        told = {one.interface: one for one in known if one.guest and one.position >= 0}
         for step in plan.keep:
             self.attached(step.position, step.record)
+            if last := told.get(step.record.key.ifname):
+                self.by_position[step.position] = replace(last, position=step.position, result=_current(step.record))
         for withheld in plan.withhold:
             hold = withheld.hold
             self.by_position[withheld.position] = AttachmentOutcome(
@@ -65,7 +71,7 @@ class Progress:
         """Take note of what is whole in the pod. Where a virtual machine gets it, that is not all (`handed_on`)."""
         self.present.add(_name(record))
         self.in_pod[record.key] = position
-        is_all = self.desired.vm in {"", KUBEVIRT}
+        is_all = not self._is_handed_on
         self.by_position[position] = AttachmentOutcome(
             position,
             State.ATTACHED if is_all else State.PENDING,
@@ -75,6 +81,10 @@ class Progress:
             reason="" if is_all else IN_PROGRESS,
             message="" if is_all else "on its way into the virtual machine",
         )
+
+    @property
+    def _is_handed_on(self) -> bool:
+        return self.desired.vm not in {"", KUBEVIRT}
 
     def handed_on(self, position: int, standing: Standing) -> None:
         """Take note of how far what is attached has got in the pod's virtual machine."""

@@ -685,3 +685,13 @@ def test_after_a_restart_the_guest_is_still_asked_first(story):
     story.apply("r2", vm=VM)
     story.settled("r2")
     assert story.world.done == ["+x1", ">x1", "<x1", "-x1"]
+
+
+def test_while_the_runtime_is_away_a_guest_is_told_to_have_what_it_had(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    before = story.settled("r1").attachments
+    story.world.sandboxes[POD.uid] = NotReady("RuntimeUnavailable", "no socket")
+    story.apply("r2", wish("a", "x1"), wish("b", "x2"), vm=VM)
+    outcome = story.settled("r2")
+    assert outcome.attachments[0] == before[0]
+    assert states(outcome)[1] == ("x2", "Pending", "RuntimeUnavailable")
