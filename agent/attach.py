@@ -20,7 +20,7 @@ from typing import Any
 from agent import chain, confdir, delegate, devices, netns, network
 from agent.device import TYPE, Native, Plugins
 from agent.journal import Journal
-from agent.model import Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
+from agent.model import KUBEVIRT, Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
 from agent.netlink import Kernel
 from agent.plan import Attach, Update, element
 from agent.policy import Policy
@@ -51,10 +51,12 @@ class Attachments:
         self._execute = execute
         self._settings = settings
 
-    def examine(self, wanted: Wanted) -> network.NetworkList:
+    def examine(self, wanted: Wanted, vm: str = "") -> network.NetworkList:
         """Return the network of a wish, of which nothing is known that would make it fail.
 
-        Raises Refused or NotReady, as `attach` would; nothing is done.
+        `vm`: the virtual machine in the pod (model.Desired). KubeVirt gives its guests their MACs itself, and says them
+        of each interface: there a network need not know what a MAC is. Raises Refused or NotReady, as `attach` would;
+        nothing is done.
         """
         net, selection = self._network(wanted), wanted.selection
         for key in ("runtimeConfig", "prevResult"):
@@ -63,7 +65,10 @@ class Attachments:
                     "InvalidConfiguration", f"network {selection.network}: {key} is not a definition's to say"
                 )
         self.refuse_forbidden(selection.namespace, net.plugins, selection.cni_args)
-        if missing := network.undeclared(net, multinet.capability_args(selection)):
+        spared = {"mac"} if vm == KUBEVIRT else set()
+        if missing := [
+            one for one in network.undeclared(net, multinet.capability_args(selection)) if one not in spared
+        ]:
             raise Refused(
                 "CapabilityNotDeclared", f"network {selection.network} does not declare: {', '.join(missing)}"
             )
@@ -90,13 +95,13 @@ class Attachments:
             )
             self._native.examine(env, stdin)
 
-    def attach(self, pod: Pod, sandbox: Sandbox, step: Attach) -> Record:
+    def attach(self, pod: Pod, sandbox: Sandbox, step: Attach, vm: str = "") -> Record:
         """Make one attachment and return its record, whole.
 
         Raises Refused for a wish that can never be fulfilled as it stands, NotReady for everything else; nothing is
         left behind then, or the record is, for the next pass to remove.
         """
-        net, selection = self.examine(step.wanted), step.wanted.selection
+        net, selection = self.examine(step.wanted, vm), step.wanted.selection
         record = self._journal.begin(_new_record(pod, sandbox, step, net), durable=outlives_reboot(net))
         try:
             return self._add(record, net, selection)

@@ -219,7 +219,7 @@ class Engine:
         if desired.vm == KUBEVIRT:
             return Hold(State.PENDING, "UsedByVM", "KubeVirt changes the interface when the virtual machine migrates")
         try:
-            self._attachments.examine(wanted)
+            self._attachments.examine(wanted, desired.vm)
         except (NotReady, Refused) as problem:
             state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
             return Hold(state, problem.reason, str(problem))
@@ -248,7 +248,7 @@ class Engine:
             return
         try:
             with metrics.ATTACH.time():
-                record = self._attachments.attach(progress.desired.pod, sandbox, step)
+                record = self._attachments.attach(progress.desired.pod, sandbox, step, progress.desired.vm)
         except (NotReady, Refused) as problem:
             state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
             failure = self._retries.failed(uid, wish, state, problem.reason, str(problem), now)

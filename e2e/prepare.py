@@ -4,14 +4,11 @@ Rule 1: what is there already costs nothing: each package is known by a file of 
 Rule 2: only Debian's packages and Go's module proxy are asked, through apt-get and go.
 """
 
-import os
-import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from e2e import build, images, progress, runtimes
+from e2e import build, debs, images, packages, progress, runtimes
 
 PACKAGES: Mapping[str, str] = MappingProxyType(
     {
@@ -35,7 +32,7 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
 
 def everything(*names: str) -> None:
     """Install and build what a lane with these container runtimes needs and this machine lacks."""
-    packages()
+    packages.install(PACKAGES)
     for name in build.COMPONENTS:
         build.component(name)
     build.tools()
@@ -44,24 +41,34 @@ def everything(*names: str) -> None:
     images.archives()
 
 
-def packages() -> None:
-    """Install the Debian packages that are missing."""
-    missing = [name for name, path in PACKAGES.items() if not Path(path).exists()]
-    if not missing:
-        return
-    with progress.step(f"installing Debian packages: {' '.join(missing)}"):
-        _apt_get("update")
-        _apt_get("install", "-y", "--no-install-recommends", *missing)
+def debian() -> None:
+    """Install and fetch all that comes from Debian, for all lanes and all tests on the kernel.
+
+    Then nobody asks apt any more, which does not like to be asked by two at once.
+    """
+    # here, since a lane, which imports this module, can be without
+    from e2e.guest import machine  # noqa: PLC0415
+    from e2e.kubevirt import launcher, parts  # noqa: PLC0415
+    from tests import guests, libvirtd  # noqa: PLC0415
+
+    packages.install({**PACKAGES, **parts.PACKAGES})
+    for names in (debs.OPENVSWITCH, machine.KERNEL, guests.QEMU, guests.KERNEL, guests.AGENT, libvirtd.PACKAGES):
+        debs.unpacked(*names)
+    debs.unpacked(*machine.QEMU, backports=True)
+    launcher.root()
 
 
-def _apt_get(*arguments: str) -> None:
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(["apt-get", "-qq", *arguments], env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"apt-get {' '.join(arguments)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+def main(arguments: Sequence[str]) -> int:
+    """Prepare everything, or with the argument `debian` that only."""
+    debian()
+    if arguments != ["debian"]:
+        from e2e.kubevirt import parts  # noqa: PLC0415
+
+        everything(*runtimes.BY_NAME)
+        parts.prepare()
+        progress.say("all that a lane needs is there")
+    return 0
 
 
 if __name__ == "__main__":
-    everything(*runtimes.BY_NAME)
-    progress.say("all that a lane needs is there")
-    sys.exit(0)
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Unpacked Debian packages: whole or not at all, and asked for once. apt-get and dpkg are scripts of the test's own."""
+"""Unpacked Debian packages: whole or not at all, and asked for once. The tests bring their own apt-get and dpkg-deb."""
 
 import os
 
@@ -17,15 +17,21 @@ esac
 [ -e {fresh} ] || {{ echo 'E: 404' >&2; exit 100; }}
 for word; do case "$word" in Dir::Cache::Archives=*) touch "${{word#*=}}/tool_1.2_amd64.deb";; esac; done
 """
-DPKG = '#!/bin/sh\nmkdir -p "$3/usr/bin" && echo "$2" >"$3/usr/bin/tool"\n'
+DPKG_DEB = """#!/bin/sh
+cd {scratch} && mkdir -p usr/bin && echo "$2" >usr/bin/tool && tar -c usr
+"""
 
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
     """What apt-get was asked to do, a line each; its lists are out of date until it is asked to update them."""
     calls = tmp_path / "calls"
-    scripts = {"apt-get": APT_GET.format(calls=calls, fresh=tmp_path / "fresh"), "dpkg": DPKG}
-    (tmp_path / "bin").mkdir()
+    scripts = {
+        "apt-get": APT_GET.format(calls=calls, fresh=tmp_path / "fresh"),
+        "dpkg-deb": DPKG_DEB.format(scratch=tmp_path / "scratch"),
+    }
+    for name in ("bin", "scratch"):
+        (tmp_path / name).mkdir()
     for name, text in scripts.items():
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)

@@ -25,12 +25,6 @@ _START = [f"{_LIBRARIES}/ld-linux-x86-64.so.2", "--library-path", _LIBRARIES, f"
           "-L", f"{ROOT}/usr/share/qemu", "-L", f"{ROOT}/usr/share/seabios"]  # fmt: skip
 
 
-def prepare() -> None:
-    """Fetch what the tests need and the lane, which has no network, could not."""
-    launcher.root()
-    guests.prepare()
-
-
 class Process:
     """The pod's QEMU, as tests.guests wants its processes: it ends with the pod."""
 
@@ -89,7 +83,7 @@ def _pod(namespace: Namespace, name: str, folder: Path, networks: Any, vm: str, 
     os.chmod(folder, 0o755)  # noqa: PTH101 nothing in it is secret
     mounts = [{"name": "debian", "mountPath": ROOT, "readOnly": True}, {"name": "vm", "mountPath": FOLDER}]
     volumes = [{"name": "debian", "hostPath": {"path": str(launcher.root())}},
-               {"name": "vm", "hostPath": {"path": str(folder)}}]  # fmt: skip
+               {"name": "vm", "hostPath": {"path": str(folder), "type": "Directory"}}]  # fmt: skip
     more: dict[str, Any] = {"nodeName": node} if node else {}
     more["securityContext"] = {"capabilities": {"add": ["SYS_PTRACE"]}}  # post-copy migration asks for userfaultfd
     more["env"] = [{"name": "QEMU_MODULE_DIR", "value": f"{_LIBRARIES}/qemu"}]

@@ -100,7 +100,7 @@ class FakeAttachments:
     def __init__(self, world: World, journal: Journal) -> None:
         self.world, self.journal = world, journal
 
-    def attach(self, pod, sandbox, step):
+    def attach(self, pod, sandbox, step, vm):
         key = Key(sandbox.id, step.ifname)
         network, text = step.wanted.selection.network, element(step.wanted)
         record = Record(key, Origin.ANNOTATION, Phase.ADDING, network, text, step.wanted.config, sandbox.namespace, pod)
@@ -117,7 +117,7 @@ class FakeAttachments:
         self.journal.update(record, durable=False)
         return record
 
-    def examine(self, wanted):
+    def examine(self, wanted, vm):
         if problem := self.world.fails.get(f"examine {wanted.selection.mac}"):
             raise problem
 

@@ -10,7 +10,7 @@ from agent.attach import Attachments, Settings
 from agent.delegate import Executor
 from agent.device import Native
 from agent.journal import Journal
-from agent.model import NotReady, Refused, Wanted
+from agent.model import KUBEVIRT, NotReady, Refused, Wanted
 from agent.netlink import Kernel
 from agent.policy import Policy, Rule
 from cni import multinet
@@ -29,13 +29,13 @@ def examine(tmp_path):
     journal, kernel, execute, view = Journal(tmp_path / "state"), Kernel(), Executor([bin_dir]), netns.View()
     native = Native(kernel, execute, view, journal)
 
-    def run(*plugins, rules: tuple[Rule, ...] | None = None) -> None:
+    def run(*plugins, rules: tuple[Rule, ...] | None = None, vm: str = "", **wished: str) -> None:
         settings = Settings((bin_dir,), (), view, policy=Policy(rules))
         attachments = Attachments(journal, kernel, native, execute, settings)
-        (selection,) = multinet.parse('[{"name": "blue", "interface": "net1"}]', "ns")
+        (selection,) = multinet.parse(json.dumps([{"name": "blue", "interface": "net1", **wished}]), "ns")
         document = {"cniVersion": "1.0.0", "name": "blue", "plugins": list(plugins)}
         try:
-            attachments.examine(Wanted(selection, json.dumps(document)))
+            attachments.examine(Wanted(selection, json.dumps(document)), vm)
         finally:
             assert (journal.records(), Path(ran).exists()) == ((), False)
 
@@ -83,3 +83,17 @@ def test_an_ipam_plugin_that_the_policy_forbids_is_refused_though_it_is_there(ex
     rule = Rule(("*",), plugins=("*",), ipam=("static",), devices=("*",), bridges=("*",))
     with pytest.raises(Refused, match="host-local"):
         examine({**HOTNIC, "ipam": {"type": "host-local"}}, rules=(rule,))
+
+
+MAC = "02:00:00:00:00:01"
+
+
+def test_a_mac_that_no_plugin_would_see_is_refused_but_for_kubevirt_which_sets_it_itself(examine):
+    with pytest.raises(Refused, match="does not declare: mac"):
+        examine(HOTNIC, mac=MAC)
+    with pytest.raises(Refused, match="does not declare: mac"):
+        examine(HOTNIC, mac=MAC, vm='{"qmp": "/q"}')
+    examine(HOTNIC, mac=MAC, vm=KUBEVIRT)
+    examine({**HOTNIC, "capabilities": {"mac": True}}, mac=MAC)
+    with pytest.raises(Refused, match="does not declare: ips"):
+        examine(HOTNIC, mac=MAC, ips=["10.0.0.1/24"], vm=KUBEVIRT)
