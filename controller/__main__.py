@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from controller import kube, metrics, policy
+from controller import kube, macs, metrics, policy
 from controller.agents import Agents, Listeners
+from controller.cluster import ClusterRole
 from controller.follow import Follower
 from controller.reconcile import Reconciler
 from controller.underlay import Surveyor
@@ -26,11 +27,11 @@ def main() -> int:
     arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        node = Node(arguments)
+        role = Node(arguments) if arguments.role == "node" else ClusterRole(arguments, _policy(arguments.policy))
     except (OSError, ValueError) as problem:
         print(f"hotnic-controller: {problem}", file=sys.stderr)  # noqa: T201
         return 2
-    node.run()
+    role.run()
     return 0
 
 
@@ -114,11 +115,24 @@ def _parser() -> argparse.ArgumentParser:
     add = node.add_argument
     add("--node-name", required=True, metavar="NAME", help="the node's name in the API")
     add("--agent", default="unix:///run/hotnic/agent.sock", metavar="TARGET", help="the node agent's gRPC address")
+    cluster = roles.add_parser("cluster", help="plug into KubeVirt's virtual machines; one leads of however many run")
+    cluster.add_argument(
+        "--mac-range",
+        default=macs.DEFAULT_RANGE,
+        metavar="MAC/BITS",
+        help="interfaces that ask for no address get one that begins so; each cluster its own (default %(default)s)",
+    )
+    cluster.add_argument("--lease-namespace", metavar="NAME", help="of the Lease; default: the pod's own")
+    for role in (node, cluster):
+        _add_common(role.add_argument)
+    return parser
+
+
+def _add_common(add: Callable[..., object]) -> None:
     add("--kubeconfig", metavar="FILE", help="default: what the pod's service account is given")
     add("--policy", type=Path, metavar="FILE", help="namespaceIsolation and globalNamespaces, YAML; default: neither")
     add("--metrics-address", default="", metavar="HOST:PORT", help="/metrics, /healthz, /readyz; default: none")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    return parser
 
 
 if __name__ == "__main__":

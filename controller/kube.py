@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from controller.model import Event, Network, Pod, PodRef, network_from, pod_from
 from controller.nodes import Node, node_from
 from controller.patch import Operation
 from controller.reconcile import Conflict, Gone
+from controller.relay import Denied
 from controller.workers import Unavailable
 
 CONNECTIONS = 64  # kept open; more are opened where needed
@@ -49,6 +51,7 @@ _KEEPALIVE = (  # seconds idle, between probes, and until unacknowledged data me
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
 )
 _COMPONENT = "hotnic"
+_FAILED_TEST = "the server rejected our request due to an error in our request"  # a JSON Patch's, with 422
 
 log = logging.getLogger(__name__)
 
@@ -114,18 +117,47 @@ class Kube:
         except (Conflict, Gone) as problem:
             log.warning("pod %s: event not taken: %s", pod.ref, problem)
 
-    def _call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Mapping[str, Any]:
+    def write(self, kind: str, method: str, path: str, body: Any, seconds: float) -> Mapping[str, Any]:
+        """Send a JSON document (a list with PATCH is a JSON Patch) and return what is there then.
+
+        Raises Conflict, Gone, and Denied for what admission or the definition of the kind does not allow.
+        """
+        self._wrote(kind)
+        content = "application/json-patch+json" if method == "PATCH" else "application/json"
+        return self._call(method, path, body, content, seconds, _verdict)
+
+    def read(self, path: str, seconds: float) -> Mapping[str, Any]:
+        """Return the object. Raises Gone."""
+        return self._call("GET", path, seconds=seconds)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        kind: str = "application/json",
+        seconds: float = math.inf,
+        error: Callable[[int, str], Exception] | None = None,
+    ) -> Mapping[str, Any]:
         # in Go's spelling: the tests of a JSON Patch are comparisons of bytes, with what the API server writes itself
         raw = None if body is None else jsontext.dumps(body).encode("utf-8", "backslashreplace")
         headers = {} if raw is None else {"Content-Type": kind}
-        response = self._request(method, path, headers, raw, READ_S)
+        response = self._request(method, path, headers, raw, min(seconds, READ_S), error or _error)
         try:
             document: Mapping[str, Any] = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
             raise Unavailable(f"API server: {method} {path}: {problem}") from None
         return document
 
-    def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, read_s: float) -> Any:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        read_s: float,
+        error: Callable[[int, str], Exception],
+    ) -> Any:
         """Return the response, whose body is not read yet."""
         timeout = urllib3.Timeout(connect=CONNECT_S, read=read_s)
         what = f"API server: {method} {path.partition('?')[0]}"
@@ -139,7 +171,7 @@ class Kube:
             answer = f"{what}: {response.status} {_message(response.data)}"
         except (urllib3.exceptions.HTTPError, OSError, config.ConfigException) as failure:
             raise Unavailable(f"{what}: {failure}") from None
-        raise _error(response.status, answer)
+        raise error(response.status, answer)
 
     def _headers(self) -> dict[str, str]:
         """Return what goes with every request; the token may have been renewed."""
@@ -170,7 +202,7 @@ class Kube:
             "fieldSelector": selector,
         }
         with _kind_exists():
-            response = self._request("GET", f"{path}?{urlencode(query)}", {}, None, WATCH_S + 30.0)
+            response = self._request("GET", f"{path}?{urlencode(query)}", {}, None, WATCH_S + 30.0, _error)
         try:
             yield from watch.changes(_chunks(response, path))
         finally:
@@ -204,6 +236,15 @@ def _error(status: int, text: str) -> Exception:
             return watch.Expired(text)
         case _:
             return Unavailable(text)
+
+
+def _verdict(status: int, text: str) -> Exception:
+    """Tell what will be refused again from what need only be decided anew."""
+    is_denied = " denied " in text and status in {400, 403, 422}  # webhooks choose their code
+    is_test = _FAILED_TEST in text or status == 409
+    if is_denied or (status == 422 and not is_test):
+        return Denied(text.split(": ", 2)[-1])  # users read it: without the call
+    return _error(status, text)
 
 
 def _message(body: bytes) -> str:

@@ -23,6 +23,7 @@ PUBLISH = Histogram(
 WRITES = Counter("hotnic_controller_api_writes_total", "Writes to the API server", ("kind",))
 WATCHES = Counter("hotnic_controller_watch_restarts_total", "Watches taken up anew", ("resource",))
 QUEUE = Gauge("hotnic_controller_queue_depth", "Pods that wait for a worker")
+LEADING = Gauge("hotnic_controller_leading", "Whether this one holds the lease of the cluster role")
 
 log = logging.getLogger(__name__)
 

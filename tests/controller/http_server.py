@@ -60,7 +60,7 @@ class Request(BaseHTTPRequestHandler):
         self.body = json.loads(self.raw) if size else None
         type(self).answer(self)
 
-    do_GET = do_POST = do_PATCH = _go  # noqa: N815
+    do_GET = do_POST = do_PATCH = do_PUT = _go  # noqa: N815
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass

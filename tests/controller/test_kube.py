@@ -11,6 +11,7 @@ from controller import follow, kube
 from controller.known import Table
 from controller.model import Event, PodRef, PodUID
 from controller.reconcile import Conflict, Gone
+from controller.relay import Denied
 from controller.workers import Unavailable
 from tests.controller import build, http_server
 
@@ -329,6 +330,38 @@ def test_the_servers_refusals_are_told_apart(status, raised):
         pytest.raises(raised, match=f"{status} because"),
     ):
         kube_of(url).patch_status(build.pod(), [])
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "raised"),
+    [
+        (409, "the object has been modified", Conflict),
+        (422, "the server rejected our request due to an error in our request", Conflict),
+        (422, 'admission webhook "x" denied the request: no such thing', Denied),
+        (400, 'admission webhook "x" denied the request: no such thing', Denied),
+        (403, "ValidatingAdmissionPolicy 'x' with binding 'y' denied request: no", Denied),
+        (422, 'VirtualMachine.kubevirt.io "v" is invalid: spec.x: Required value', Denied),
+        (403, 'User "x" cannot patch resource "virtualmachines"', Unavailable),
+        (500, "failed calling webhook: connection refused", Unavailable),
+        (404, "not found", Gone),
+    ],
+)
+def test_what_admission_denies_is_told_from_what_can_be_tried_again(status, message, raised):
+    with (
+        http_server.serving(lambda request: request.reply(status, {"message": message})) as url,
+        pytest.raises(raised, match=message[:20]),
+    ):
+        kube_of(url).write("vm", "PATCH", "/x", [], 5.0)
+
+
+def test_a_write_has_its_callers_deadline():
+    release = threading.Event()
+    with http_server.serving(lambda request: release.wait(5)) as url:
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            kube_of(url).write("vm", "PATCH", "/x", [], 0.1)
+        assert time.monotonic() - started < 4
+        release.set()
 
 
 def test_an_answer_that_is_no_json_is_no_answer():
