@@ -63,9 +63,11 @@ def main(arguments: Sequence[str]) -> int:
     debian()
     if arguments != ["debian"]:
         from e2e.kubevirt import parts  # noqa: PLC0415
+        from e2e.relay import definitions  # noqa: PLC0415
 
         everything(*runtimes.BY_NAME)
         parts.prepare()
+        definitions.ensure()
         progress.say("all that a lane needs is there")
     return 0
 

@@ -19,8 +19,11 @@ LANES = {
     "containerd 2": ("containerd2", "e2e/cri"),
     "CRI-O": ("crio", "e2e/cri"),
     "overlays": (runtimes.DEBIAN, "e2e/overlay"),
+    "the relay": (runtimes.DEBIAN, "e2e/relay"),
+    "virtual machines": (runtimes.DEBIAN, "e2e/vm"),
+    "KubeVirt": (runtimes.DEBIAN, "e2e/kubevirt"),
 }
-NODES = {"overlays": 2}
+NODES = {"overlays": 2, "virtual machines": 2, "KubeVirt": 2}
 OUTSIDE = ("-m", "lane", "tests")
 _NOTHING_SELECTED = 5  # pytest's exit code; fine where arguments select
 
