@@ -2,6 +2,7 @@
 and holds the tap open as a real one does. Real machines: test_qemu*, test_libvirt*, e2e/vm."""
 
 import os
+import socket
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -346,3 +347,38 @@ def test_a_pod_that_is_gone_is_told(stage):
     missing = replace(stage.sandbox, namespace=replace(stage.sandbox.namespace, path="/run/netns/none"))
     stage.sandbox = missing
     assert stage.hand_on(record)[record.key].problem.reason == "SandboxGone"
+
+
+def test_frames_pass_both_ways_also_where_both_ends_of_the_pair_have_one_index(stage):
+    """Such a pair may be slow to be seen as up, and a bridge forwards nothing to a port that is not."""
+    record = stage.attached(device="veth")
+    (host,) = [one for one in ip("-d", "link") if one["ifname"] != "lo"]
+    assert host["ifindex"] == record.ifindex
+    stage.hand_on(record)
+    (tap,) = stage.machine.taps.values()
+    os.set_blocking(tap, False)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
+        wire.bind((host["ifname"], 0))
+        wire.settimeout(0.05)
+        guest, peer = bytes.fromhex(mac(record).replace(":", "")), bytes.fromhex("020000000099")
+        assert eventually(lambda: _passes(lambda frame: os.write(tap, HEADER + frame), wire.recv, peer + guest))
+        assert eventually(lambda: _passes(wire.send, lambda size: os.read(tap, size)[len(HEADER) :], guest + peer))
+
+
+HEADER = bytes(10)  # of virtio, before each frame of a tap that carries them
+
+
+def _passes(send, receive, addresses: bytes) -> bool:
+    frame = addresses + b"\x88\xb5" + b"probe" * 12
+    send(frame)
+    try:
+        return receive(2000).startswith(frame)
+    except (TimeoutError, BlockingIOError):
+        return False
+
+
+def eventually(holds) -> bool:
+    end = time.monotonic() + 10
+    while not (held := holds()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return held
