@@ -33,6 +33,7 @@ class CProgram:
     name: str
     module: str
     folder: str
+    standard: str = "c99"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Module:
     links: tuple[str, ...] = ()
     tags: str = ""
     """Build tags: what needs a C library that is not there is left out."""
+    cgo: bool = False
+    """Whether parts of it are C, which need a compiler and libraries of the machine."""
     c_program: CProgram | None = None
 
     @property
@@ -67,6 +70,13 @@ CRIO = Module(
     "-s -w",
     tags="containers_image_openpgp exclude_graphdriver_btrfs exclude_graphdriver_devicemapper",
     c_program=CProgram("pinns", "github.com/cri-o/cri-o", "pinns/src"),
+)
+KUBEVIRT = Module(
+    "kubevirt",
+    "tool",
+    "-s -w -X kubevirt.io/client-go/version.gitVersion=v1.7.0",
+    cgo=True,
+    c_program=CProgram("container-disk", "kubevirt.io/kubevirt", "cmd/container-disk-v2alpha", "gnu99"),
 )
 
 
@@ -105,6 +115,12 @@ def ensure(module: Module) -> Path:
     return folder
 
 
+def module_folder(module: Module, name: str) -> Path:
+    """Return the folder with the sources of the Go module `name`, in the version that `module` is built from."""
+    _go("mod", "download", name, at=module.source)
+    return Path(_go("list", "-m", "-f", "{{.Dir}}", name, at=module.source).strip())
+
+
 def component(name: str) -> str:
     """Return the path of a control plane executable: of KUBEBUILDER_ASSETS if it is there, or else ours."""
     theirs = Path(os.environ.get("KUBEBUILDER_ASSETS", "/nonexistent"), name)
@@ -121,7 +137,7 @@ def _build(module: Module, target: Path) -> None:
     with progress.step(f"fetching the modules of e2e/{module.name}"):
         total = len(_go("list", "-deps", "-tags", module.tags, module.package, at=module.source).split())
     # Compiling is bound by CPU, and a third of it is the compiler's garbage collector: memory is cheaper.
-    env = {**os.environ, "CGO_ENABLED": "0", "GOGC": "400"}
+    env = {**os.environ, "CGO_ENABLED": str(int(module.cgo)), "GOGC": "400"}
     command = ["go", "build", "-v", "-trimpath", "-tags", module.tags, "-ldflags", module.ldflags, "-o", f"{target}/",
                module.package]  # fmt: skip
     with subprocess.Popen(command, cwd=module.source, env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -136,8 +152,8 @@ def _build(module: Module, target: Path) -> None:
 
 
 def _compile(module: Module, program: CProgram, target: Path) -> None:
-    sources = Path(_go("list", "-m", "-f", "{{.Dir}}", program.module, at=module.source).strip()) / program.folder
-    command = ["gcc", "-std=c99", "-O2", "-static", "-s", "-o", str(target / program.name)]
+    sources = module_folder(module, program.module) / program.folder
+    command = ["gcc", f"-std={program.standard}", "-O2", "-static", "-s", "-o", str(target / program.name)]
     subprocess.run([*command, *map(str, sorted(sources.glob("*.c")))], check=True)
 
 

@@ -23,7 +23,7 @@ STATE = Path("/run/hotnic-lane")
 _OVERLAID = ("etc", "opt", "var")
 _NODE_FOLDERS = (
     "/etc/cni", "/opt/cni", "/var/lib/cni", "/var/lib/containerd", "/var/lib/containers", "/var/lib/hotnic",
-    "/var/lib/kubelet", "/var/log",
+    "/var/lib/kubelet", "/var/lib/kubevirt-node-labeller", "/var/log",
 )  # fmt: skip
 _TUNABLES = {
     "vm/overcommit_memory": "1",
