@@ -27,11 +27,12 @@ _MODULES = ("virtio_pci", "virtio_net", "virtio_console")
 _FOLDERS = ("bin", "dev", "etc", "lib", "lib64", "modules", "proc", "run", "sys", "tmp", "var")
 _INIT = Path(__file__).resolve().parent / "files/guest_init"
 _BUSYBOX = Path("/bin/busybox")
+_CPIO = Path(initramfs.__file__)
 
 
 def digest() -> str:
     """Return what names the image: a change of anything that it is made from changes it."""
-    made_of = [launcher.root() / "VERSIONS", _kernel() / "VERSIONS", _INIT, Path(__file__), _BUSYBOX]
+    made_of = [launcher.root() / "VERSIONS", _kernel() / "VERSIONS", _INIT, Path(__file__), _BUSYBOX, _CPIO]
     return hashlib.sha256(b"".join(path.read_bytes() for path in made_of)).hexdigest()[:16]
 
 

@@ -198,14 +198,14 @@ def test_a_runtime_that_hangs_is_given_up_at_the_deadline(service, endpoint):
     runtime = cri.Runtime(endpoint, deadline_s=0.1)
     begun = time.monotonic()
     assert "DEADLINE_EXCEEDED" in unavailable(runtime.sandboxes)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     runtime.close()
 
 
 def test_a_runtime_that_is_not_there_is_told_at_once_and_found_when_it_comes_back(endpoint, runtime):
     begun = time.monotonic()
     assert "UNAVAILABLE" in unavailable(runtime.sandboxes)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
     for _ in range(2):
         server = serve(Service(), endpoint)
         assert answers_within(runtime, 3)

@@ -295,7 +295,7 @@ def test_at_the_deadline_the_plugin_is_killed_and_the_call_may_be_repeated(execu
     begun = time.monotonic()
     with pytest.raises(delegate.Deadline) as caught:
         run(executor, "hang", 0.2)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 30
     assert caught.value.code == errors.Code.TRY_AGAIN
     assert caught.value.message == "plugin hang did not finish ADD within 0.2 s and was killed"
     assert not running("sleep", "600.1")
@@ -356,7 +356,7 @@ def test_a_child_that_holds_stdout_does_not_hold_up_the_call(executor, bin_dir, 
     write(bin_dir, "leave", f"{sleep} & echo ok")
     begun = time.monotonic()
     assert run(executor, "leave") == "ok\n"
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     assert eventually(lambda: running(*sleep.split()))  # the shell may not have come to it yet
 
 
