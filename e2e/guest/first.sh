@@ -13,4 +13,5 @@ mount -t overlay -o lowerdir=/lower,upperdir=/upper/changes,workdir=/upper/work 
 mount -t tmpfs -o mode=0755 tmpfs /root/run
 cat /settings >/root/run/settings
 mount -t devtmpfs devtmpfs /root/dev
+echo "hotnic guest: up"
 exec switch_root /root /bin/sh "$TREE/e2e/guest/second.sh"
