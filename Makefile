@@ -67,6 +67,7 @@ bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
 	@$(PY) -m benchmarks.multus_calls
 	@$(PY) -m benchmarks.guests
 	@$(PY) -m benchmarks.relay
+	@$(PY) -m benchmarks.kubevirt
 
 build: $(STAMP) bin/hotnic bin/hotnic.py ## the CNI executable: bin/hotnic, and for any architecture bin/hotnic.py
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from urllib3.exceptions import HTTPError
@@ -63,9 +63,14 @@ def pod_links(node: Node, pod: Pod, interface: str) -> Iterator[Seen]:
         yield from _watching(seen, run, stop.set)
 
 
-@contextmanager
-def published(pod: Pod, interface: str) -> Iterator[Seen]:
+def published(pod: Pod, interface: str) -> AbstractContextManager[Seen]:
     """Note when the published status gains and loses an interface, from a watch on the pod."""
+    return annotated(pod, STATUS, interface)
+
+
+@contextmanager
+def annotated(pod: Pod, key: str, interface: str) -> Iterator[Seen]:
+    """Note when the list in an annotation gains and loses an interface, from a watch on the pod."""
     seen = Seen()
     response = pod.namespace.api.core.list_namespaced_pod(
         pod.namespace.name,
@@ -78,7 +83,7 @@ def published(pod: Pod, interface: str) -> Iterator[Seen]:
     def run() -> None:
         before = False
         for line in lines(response):
-            text = json.loads(line)["object"]["metadata"].get("annotations", {}).get(STATUS) or "[]"
+            text = json.loads(line)["object"]["metadata"].get("annotations", {}).get(key) or "[]"
             now = any(entry.get("interface") == interface for entry in json.loads(text))
             if now != before:
                 seen.note(interface, present=now)
