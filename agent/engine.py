@@ -34,6 +34,7 @@ from agent.model import (
     NotReady,
     Origin,
     Outcome,
+    Pod,
     PodUID,
     Record,
     Refused,
@@ -97,11 +98,15 @@ class Engine:
         self._workers.close()
 
     def apply(self, wanted: Desired) -> None:
-        """Persist a pod's whole desired set and start a pass over it."""
+        """Persist a pod's whole desired set and start a pass over it.
+
+        Raises Refused where its UID is another pod's, NotReady where only the runtime could tell whose it is.
+        """
         uid = wanted.pod.uid
 
         def merge(before: Desired | None) -> Desired:
-            if before is None:
+            if before is None or self._is_others(before.pod, wanted.pod):
+                self._retries.forget(uid)
                 return replace(wanted, asked=adopt.remember((), _asked(wanted.attachments)))
             if before.revision != wanted.revision:
                 self._retries.forget(uid)
@@ -113,6 +118,14 @@ class Engine:
             return
         self._journal.want(uid, merge)
         self._workers.touch(uid)
+
+    def _is_others(self, known: Pod, pod: Pod) -> bool:
+        """Whether the one known by this UID came by it wrongly. Raises Refused where it is `pod` that does."""
+        if known == pod:
+            return False
+        if not self._sandboxes.is_listed(pod):
+            raise Refused("OtherPod", f"UID {pod.uid} is that of pod {known}, and not of {pod}")
+        return True
 
     def retry(self) -> None:
         """Try again at once whatever waits for its next try: what it waits for may have come."""

@@ -18,7 +18,20 @@ from agent import underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
 from agent.engine import Engine
-from agent.model import AttachmentOutcome, Desired, Guest, Hold, Outcome, Pod, PodUID, State, Wanted
+from agent.model import (
+    KUBEVIRT,
+    AttachmentOutcome,
+    Desired,
+    Guest,
+    Hold,
+    NotReady,
+    Outcome,
+    Pod,
+    PodUID,
+    Refused,
+    State,
+    Wanted,
+)
 from agent.outcomes import Outcomes
 from cni import multinet
 
@@ -53,7 +66,12 @@ class Servicer(agent_pb2_grpc.AgentServicer):
             desired = _desired(request)
         except ValueError as problem:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
-        self._engine.apply(desired)
+        try:
+            self._engine.apply(desired)
+        except Refused as problem:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
+        except NotReady as problem:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
         return api.ApplyResponse()
 
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002 the generated signature
@@ -111,8 +129,16 @@ def _desired(request: Any) -> Desired:
         attachments=tuple(_wanted(one, position) for position, one in enumerate(request.attachments)),
         ended=request.ended,
         keep=tuple(request.keep),
-        vm=request.vm,
+        vm=_vm(request),
     )
+
+
+def _vm(request: Any) -> str:
+    """Return what is reached, and how. An annotation that spells KUBEVIRT is only a wrong one (agent.guests.wish)."""
+    if request.kubevirt:
+        return KUBEVIRT
+    text = str(request.vm)
+    return text if text != KUBEVIRT else f" {text}"  # for readers of JSON the same, and for nobody else
 
 
 def _wanted(message: Any, position: int) -> Wanted:

@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -199,6 +200,8 @@ def _additions(
     attach: list[Attach] = []
     withhold: list[Withhold] = []
     asked = {wanted.selection.interface for wanted in wishes} - {""}
+    taken = set(taken)
+    free = _free(taken, asked)
     for position, wanted in enumerate(wishes):
         if position in kept:
             continue
@@ -206,8 +209,8 @@ def _additions(
         if hold is not None:
             withhold.append(Withhold(position, wanted, hold))
             continue
-        ifname = wanted.selection.interface or _first_free(taken | asked)
-        taken = taken | {ifname}
+        ifname = wanted.selection.interface or next(free)
+        taken.add(ifname)
         attach.append(Attach(position, wanted, ifname))
     return tuple(attach), tuple(withhold)
 
@@ -228,8 +231,9 @@ def _conflict(ifname: str, taken: Collection[str]) -> Hold | None:
     return None
 
 
-def _first_free(taken: Collection[str]) -> str:
-    number = 1
-    while f"net{number}" in taken:
-        number += 1
-    return f"net{number}"
+def _free(*taken: Collection[str]) -> Iterator[str]:
+    """Yield the names that are free, each once: what is taken meanwhile may only become more."""
+    for number in itertools.count(1):
+        name = f"net{number}"
+        if not any(name in names for names in taken):
+            yield name

@@ -28,7 +28,7 @@ from typing import Any
 
 from agent import netns
 from agent.journal import Journal
-from agent.model import ContainerID, Origin, Outcome, PodUID, State
+from agent.model import ContainerID, Origin, Outcome, Pod, PodUID, State
 from agent.outcomes import Outcomes
 from agent.sandboxes import Sandbox, Sandboxes
 from cni import errors, multinet, request
@@ -119,7 +119,8 @@ class Networks:
             raise errors.CNIError(errors.Code.INVALID_CONFIG, message)
         sandbox = Sandbox(ContainerID(call.container_id), netns.identify(fd, call.netns))
         if uid := call.args.get("K8S_POD_UID"):
-            self._sandboxes.begin(PodUID(uid), sandbox)
+            pod = Pod(PodUID(uid), call.args.get("K8S_POD_NAMESPACE", ""), call.args.get("K8S_POD_NAME", ""))
+            self._sandboxes.begin(pod, sandbox)
         if awaited_uid := awaited(call.config.raw, call.args):
             lacking = self._wait(awaited_uid, sandbox.id, wish.wait_s)
             if lacking:

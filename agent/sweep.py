@@ -116,7 +116,7 @@ class Sweep:
     def _is_stale(self, desired: Desired, living: Collection[ContainerID]) -> bool:
         uid = desired.pod.uid
         dead = any(record.key.container_id not in living for record in self._journal.of_pod(uid))
-        known = self._sandboxes.known(uid)
+        known = self._sandboxes.known(desired.pod)
         return dead or bool(known and self._seen.settled.get(uid, known) != known)
 
     def _tell_slow_ones(self, now: float) -> None:

@@ -8,6 +8,8 @@ Rules
    mending it must not move an attachment made meanwhile. So does `default-route` (4.1.2.1.9).
 4. Both forms are read: JSON as soon as the value has one of [ { ", else `[namespace/]name[@interface], ...`.
    An empty value asks for no networks.
+5. More than MAX_ELEMENTS elements are an AnnotationError: each costs its readers time and memory, and no pod has
+   use for so many.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ from cni.status import IN_VM
 from cni.status import entry as status_entry
 from cni.status import merge as merge_status
 
+MAX_ELEMENTS = 256
+
 __all__ = [
     "IN_VM",
+    "MAX_ELEMENTS",
     "AnnotationError",
     "Invalid",
     "Selection",
@@ -64,7 +69,12 @@ def parse(annotation: str, default_namespace: str) -> tuple[Selection | Invalid,
     taken: set[str] = set()
     parsed = []
     printable = annotation.encode("utf-8", "replace").decode()  # half surrogate pairs could not be told to anyone
-    for position, element in enumerate(_elements(printable)):
+    elements = _elements(printable)
+    if len(elements) > MAX_ELEMENTS:
+        raise AnnotationError(
+            f"{len(elements)} networks are more than the {MAX_ELEMENTS} that a pod may ask for", printable
+        )
+    for position, element in enumerate(elements):
         parsed.append(_selection_or_invalid(position, element, default_namespace, taken))
         taken |= _claims(element)
     return tuple(parsed)

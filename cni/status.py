@@ -39,6 +39,19 @@ def entry(network: str, interface: str, outcome: result.Result) -> dict[str, Any
     return {key: value for key, value in document.items() if value or key == "dns"}
 
 
+def entries(text: str | None) -> list[Any]:
+    """Return the entries of an annotation's value; none where it is no JSON list, which no program can read."""
+    try:
+        return _read(text)
+    except ValueError:
+        return []
+
+
+def by_interface(text: str | None) -> dict[str, dict[str, Any]]:
+    """Return the entries of all interfaces but the default network's."""
+    return {name: item for item in entries(text) if (name := _interface(item))}
+
+
 def merge(current: str | None, ours: Sequence[Mapping[str, Any]], released: Collection[str]) -> str:
     """Return the annotation's new value.
 

@@ -20,6 +20,7 @@ from agent.api import agent_pb2_grpc
 from controller.desired import Attachment, Desired
 from controller.model import Guest, Outcome, PodRef, PodUID, Progress, State
 from controller.nodes import Underlay
+from controller.reconcile import Rejected
 from controller.watch import Backoff
 from controller.workers import Unavailable
 
@@ -86,8 +87,9 @@ class Agents:
         """Replace the pod's desired set."""
         attachments = [_attachment(one) for one in wish.attachments]
         request = api.ApplyRequest(
-            pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep, vm=wish.vm
-        )
+            pod=_pod(ref), revision=wish.revision, attachments=attachments, keep=wish.keep, vm=wish.vm,
+            kubevirt=wish.is_kubevirts,
+        )  # fmt: skip
         self._send(self._stub.Apply, request)
 
     def end(self, ref: PodRef) -> None:
@@ -132,7 +134,8 @@ class Agents:
         try:
             call(request, timeout=DEADLINE_S)
         except grpc.RpcError as problem:
-            raise Unavailable(f"agent {self._target}: {_text(problem)}") from None
+            error = Rejected if problem.code() is grpc.StatusCode.FAILED_PRECONDITION else Unavailable
+            raise error(f"agent {self._target}: {_text(problem)}") from None
 
 
 def _pod(ref: PodRef) -> Any:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from cni import multinet
-from controller.model import KUBEVIRT, Network, Pod, State
+from controller.model import Network, Pod, State
 from controller.policy import Policy
 
 NETWORK_NOT_FOUND = "NetworkNotFound"
@@ -70,6 +69,7 @@ class Desired:
     attachments: tuple[Attachment, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     vm: str = ""
+    is_kubevirts: bool = False
 
     @property
     def keep(self) -> tuple[str, ...]:
@@ -111,13 +111,14 @@ def desired(pod: Pod, lookup: Callable[[str], Network | None], policy: Policy) -
     attachments: list[Attachment] = []
     refusals: list[Refusal] = []
     for position, element in enumerate(elements):
-        if pod.vm == KUBEVIRT and not element.interface:
+        if pod.is_kubevirts and not element.interface:
             continue  # rule 5
         if refusal := _refusal(position, element, pod.ref.namespace, policy):
             refusals.append(refusal)
         if isinstance(element, multinet.Selection) and element.interface not in _RESERVED:
             attachments.append(_attachment(element, lookup, refusal))
-    return Desired(_revision(attachments, refusals, pod.vm), tuple(attachments), tuple(refusals), pod.vm)
+    revision = _revision(attachments, refusals, pod)
+    return Desired(revision, tuple(attachments), tuple(refusals), pod.vm, pod.is_kubevirts)
 
 
 def _refusal(
@@ -147,7 +148,9 @@ def _attachment(
     return Attachment(element, network.config, network.uid, network.resource_version)
 
 
-def _revision(attachments: list[Attachment], refusals: list[Refusal], vm: str) -> str:
-    everything = [[astuple(attachment) for attachment in attachments], [refusal.interface for refusal in refusals], vm]
-    text = json.dumps(everything, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+def _revision(attachments: list[Attachment], refusals: list[Refusal], pod: Pod) -> str:
+    wanted = [(one.element, one.nad_uid, one.nad_resource_version, one.hold) for one in attachments]
+    configs = {(one.nad_uid, one.nad_resource_version): one.config for one in attachments}  # long, so each once
+    kept = [refusal.interface for refusal in refusals]
+    text = repr((wanted, sorted(configs.items()), kept, pod.vm, pod.is_kubevirts))
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from controller.model import Outcome, PodRef, PodUID
+from controller.model import Outcome, PodRef
 from controller.workers import Unavailable
 
 ENDED = "ended"
@@ -34,69 +34,66 @@ class Dialogue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._outcomes: dict[PodUID, Outcome] = {}
-        self._sent: dict[PodUID, tuple[int, Letter]] = {}
-        self._farewells: dict[PodUID, Outcome] = {}
+        self._outcomes: dict[PodRef, Outcome] = {}
+        self._sent: dict[PodRef, tuple[int, Letter]] = {}
+        self._farewells: dict[PodRef, Outcome] = {}
         self._connection = 0
         self.is_connected = False
 
-    def synced(self, outcomes: Iterable[Outcome]) -> Collection[PodUID]:
+    def synced(self, outcomes: Iterable[Outcome]) -> Collection[PodRef]:
         """Take over everything that the agent knows, on a new connection; return the pods it may know."""
         with self._lock:
-            self._outcomes = {outcome.pod.uid: outcome for outcome in outcomes if not outcome.forgotten}
-            self._sent = {uid: sent for uid, sent in self._sent.items() if sent[1].revision != ENDED}
+            self._outcomes = {outcome.pod: outcome for outcome in outcomes if not outcome.forgotten}
+            self._sent = {ref: sent for ref, sent in self._sent.items() if sent[1].revision != ENDED}
             self._connection += 1
             self.is_connected = True
             return self._outcomes.keys() | self._sent.keys()
 
     def told(self, outcome: Outcome) -> None:
         """Take over one pod's outcome."""
-        uid = outcome.pod.uid
+        ref = outcome.pod
         with self._lock:
             if outcome.forgotten:
-                self._outcomes.pop(uid, None)
-                self._sent.pop(uid, None)
-                self._farewells[uid] = outcome
+                self._outcomes.pop(ref, None)
+                self._sent.pop(ref, None)
+                self._farewells[ref] = outcome
             else:
-                self._outcomes[uid] = outcome
+                self._outcomes[ref] = outcome
 
     def lost(self) -> None:
         """Take note that the agent does not answer."""
         self.is_connected = False
 
-    def knows(self, uid: PodUID) -> bool:
-        return self._connection == 0 or uid in self._outcomes or uid in self._sent
+    def knows(self, ref: PodRef) -> bool:
+        return self._connection == 0 or ref in self._outcomes or ref in self._sent
 
-    def outcome(self, uid: PodUID) -> Outcome | None:
-        return self._outcomes.get(uid)
+    def outcome(self, ref: PodRef) -> Outcome | None:
+        return self._outcomes.get(ref)
 
-    def farewell(self, uid: PodUID) -> Outcome | None:
+    def farewell(self, ref: PodRef) -> Outcome | None:
         """Return the last that the agent said of a pod which it has forgotten, for as long as the pod is there."""
-        return self._farewells.get(uid)
+        return self._farewells.get(ref)
 
-    def forget(self, uid: PodUID) -> None:
+    def forget(self, ref: PodRef) -> None:
         """The pod is gone, and whatever was said of it is nobody's concern."""
-        self._farewells.pop(uid, None)
+        self._farewells.pop(ref, None)
 
-    def ref(self, uid: PodUID) -> PodRef | None:
-        """Return namespace and name of a pod that the agent knows."""
+    def rejected(self, ref: PodRef) -> None:
+        """The agent will not hear of the pod, and so holds nothing of it."""
         with self._lock:
-            if uid in self._outcomes:
-                return self._outcomes[uid].pod
-            return self._sent[uid][1].ref if uid in self._sent else None
+            self._sent.pop(ref, None)
 
     def is_sent(self, letter: Letter) -> bool:
-        return self._sent.get(letter.ref.uid) == (self._connection, letter)
+        return self._sent.get(letter.ref) == (self._connection, letter)
 
     @contextmanager
     def sending(self, letter: Letter) -> Iterator[None]:
         """Remember the letter that the caller is about to send (rule 1)."""
-        uid = letter.ref.uid
         with self._lock:
-            self._sent[uid] = (self._connection, letter)
+            self._sent[letter.ref] = (self._connection, letter)
         try:
             yield
         except Unavailable:
             with self._lock:
-                self._sent[uid] = (-1, letter)
+                self._sent[letter.ref] = (-1, letter)
             raise

@@ -4,7 +4,8 @@ Rules
 1. A watch that ends is taken up where it ended. A new list is made only where that is impossible: it costs the API
    server much, and all nodes would ask for it at the same time.
 2. Whatever fails is waited for, longer each time, each node a little differently.
-3. A kind that the API server does not know (yet) has no objects; it is asked for again.
+3. An object that cannot be read is passed over, and told of; where it was deleted, the list must say so.
+4. A kind that the API server does not know (yet) has no objects; it is asked for again.
 """
 
 from __future__ import annotations
@@ -114,17 +115,29 @@ class Follower(Generic[T]):
 
     def _list(self) -> None:
         documents, version = self._source.list(self._resource.path, self._resource.selector)
-        self._sink.list([self._resource.read(document) for document in documents])
+        self._sink.list([item for document in documents if (item := self._read(document)) is not None])
         self._version, self._is_known = version, True
 
     def _watch(self) -> None:
         for change in self._source.watch(self._resource.path, self._resource.selector, self._version):
             match change.verb:
                 case watch.Verb.ADDED | watch.Verb.MODIFIED:
-                    self._sink.change(self._resource.read(change.document))
+                    if (item := self._read(change.document)) is not None:
+                        self._sink.change(item)
                 case watch.Verb.DELETED:
-                    self._sink.delete(self._resource.read(change.document))
+                    if (item := self._read(change.document)) is None:
+                        raise watch.Broken("an object that cannot be read was deleted")
+                    self._sink.delete(item)
                 case watch.Verb.BOOKMARK:
                     pass
             self._version = change.version
             self._backoff.succeeded()
+
+    def _read(self, document: Mapping[str, Any]) -> T | None:
+        try:
+            return self._resource.read(document)
+        except Exception:  # rule 3
+            metadata = document.get("metadata") or {}
+            name = f"{metadata.get('namespace')}/{metadata.get('name')}"
+            log.exception("%s: %s cannot be read; passed over", self._resource.path, name)
+            return None

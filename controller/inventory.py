@@ -33,7 +33,7 @@ class Inventory:
         self.installations: Table[str, KubeVirt] = Table(lambda one: one.key, self._installation_changed)
         self._lock, self._noting = threading.Lock(), threading.Lock()
         self._under_way: dict[str, set[str]] = {}  # migrations by instance
-        self._named: dict[str, set[str]] = {}  # VMs by the network that they ask for
+        self._named: dict[str, set[str]] = {}  # by VM, the networks that its last pass asked for
         self._waiting: dict[str, set[str]] = {}  # VMs by the MAC that they ask for and somebody else has
 
     def touch_all(self) -> None:
@@ -54,11 +54,12 @@ class Inventory:
     # -- what a pass needs to know, and what it finds out -------------------------------------------------------------
 
     def world(self, machine: Machine) -> World:
-        """Return what surrounds a VM."""
+        """Return what surrounds a VM, for one pass."""
         instance = self.instances.get(machine.key)
         if instance is not None and instance.owner != machine.uid:
             instance = None
         with self._lock:
+            self._named[machine.key] = set()
             migration = min(self._under_way.get(machine.key, ()), default="")
         if not migration and instance is not None and instance.migrating:
             migration = machine.name
@@ -74,7 +75,7 @@ class Inventory:
 
     def _has_network(self, key: str, network: str) -> bool:
         with self._lock:  # before the look: else a network that comes just now finds nobody who waits for it
-            self._named.setdefault(network, set()).add(key)
+            self._named.setdefault(key, set()).add(network)
         return self.networks.get(network) is not None
 
     def planned(self, machine: Machine, draft: Plan) -> None:
@@ -94,8 +95,7 @@ class Inventory:
         self._wait_for(key, ())
         self._register.keep(key, ())
         with self._lock:
-            for keys in self._named.values():
-                keys.discard(key)
+            self._named.pop(key, None)
 
     def _wait_for(self, key: str, addresses: Collection[str]) -> None:
         with self._lock:
@@ -150,7 +150,7 @@ class Inventory:
         if one is None or (old is not None and new is not None):
             return
         with self._lock:
-            concerned = tuple(self._named.get(one.key, ()))
+            concerned = [key for key, named in self._named.items() if one.key in named]
         self._touch(concerned)
 
     def _installation_changed(self, old: KubeVirt | None, new: KubeVirt | None) -> None:

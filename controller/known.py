@@ -3,16 +3,20 @@
 Rules
 1. A list is the truth at its time: what it has not got is gone.
 2. A watch may lag behind the answer to our own write; what is older than what is known is passed over.
-3. Versions are compared as numbers, as Kubernetes has allowed since 1.35. Where they are none, the newcomer wins.
+3. An object that cannot be dealt with is its own misfortune: told, and the others are dealt with.
+4. Versions are compared as numbers, as Kubernetes has allowed since 1.35. Where they are none, the newcomer wins.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+
+log = logging.getLogger(__name__)
 
 
 class Versioned(Protocol):
@@ -46,7 +50,7 @@ class Table(Generic[K, T]):
         with self._lock:
             old, self._items = self._items, new.copy()
         for key in {**old, **new}:
-            self._changed(old.get(key), new.get(key))
+            self._tell(key, old.get(key), new.get(key))
         self.listed_once.set()
 
     def change(self, item: T) -> None:
@@ -57,13 +61,14 @@ class Table(Generic[K, T]):
             if old is not None and not _is_newer(item, old):
                 return
             self._items[key] = item
-        self._changed(old, item)
+        self._tell(key, old, item)
 
     def delete(self, item: T) -> None:
+        key = self._key(item)
         with self._lock:
-            old = self._items.pop(self._key(item), None)
+            old = self._items.pop(key, None)
         if old is not None:
-            self._changed(old, None)
+            self._tell(key, old, None)
 
     def refresh(self, item: T) -> None:
         """Take over what a read or a write answered. It brings back nothing that was deleted, and calls nobody."""
@@ -72,6 +77,12 @@ class Table(Generic[K, T]):
             old = self._items.get(key)
             if old is not None and _is_newer(item, old):
                 self._items[key] = item
+
+    def _tell(self, key: K, old: T | None, new: T | None) -> None:
+        try:
+            self._changed(old, new)
+        except Exception:  # rule 3
+            log.exception("%s: a bug; this change is passed over", key)
 
 
 def _is_newer(item: Versioned, than: Versioned) -> bool:

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import math
 import socket
@@ -144,7 +143,7 @@ class Kube:
         headers = {} if raw is None else {"Content-Type": kind}
         response = self._request(method, path, headers, raw, min(seconds, READ_S), error or _error)
         try:
-            document: Mapping[str, Any] = json.loads(response.data)
+            document: Mapping[str, Any] = watch.document(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as problem:
             raise Unavailable(f"API server: {method} {path}: {problem}") from None
         return document
@@ -250,7 +249,7 @@ def _verdict(status: int, text: str) -> Exception:
 def _message(body: bytes) -> str:
     """Return what a Status object says, or the start of whatever the answer is."""
     try:
-        return str(json.loads(body)["message"])
+        return str(watch.document(body)["message"])
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace").strip()
 

@@ -91,11 +91,10 @@ class Elector:
             self._seen, self._seen_at = record, clock()
         if not self._may_take(record):
             return
-        was_leading = self.remaining() > 0
         mine = self._mine(record)
         self._seen, self._seen_at = self._store.write_lease(mine, LEAD_S), clock()
-        self._until = began + LEAD_S
-        if not was_leading:
+        before, self._until = self._until, began + LEAD_S
+        if before <= clock():  # looked at last: whatever was left undone since its end must be taken up again
             log.info("leading as %s", self._identity)
             self._leads()
 

@@ -3,7 +3,8 @@
 Rules
 1. API objects become these views at once; nothing of them travels further. Only what decides is kept.
 2. A pod's `uid` is the one that the container runtime knows. For the mirror of a static pod that is not the API
-   object's own: it is in the annotation kubernetes.io/config.mirror.
+   object's own: it is in the annotation kubernetes.io/config.mirror. Anybody can write that into a pod, so it counts
+   only beside all else that a kubelet writes there, and no pod is told from others by its `uid` alone: by its PodRef.
 3. Texts of annotations stay as they are. Who decides over them parses them.
 """
 
@@ -15,19 +16,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NewType
 
+from cni.status import by_interface
+
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 NETWORK_STATUS = "k8s.v1.cni.cncf.io/network-status"
 READY = "hotnic.dev/NetworksReady"
 VM = "hotnic.dev/vm"
-KUBEVIRT = "kubevirt"  # in place of that annotation's text, for KubeVirt's own pods
 _KUBEVIRT_LABEL = ("kubevirt.io", "virt-launcher")
 _MIRROR = "kubernetes.io/config.mirror"
+_HASH = "kubernetes.io/config.hash"
+_SOURCE = "kubernetes.io/config.source"
 
 PodUID = NewType("PodUID", str)
 
 
 @dataclass(frozen=True, slots=True)
 class PodRef:
+    """Which pod: by all three (rule 2)."""
+
     uid: PodUID
     namespace: str
     name: str
@@ -60,7 +66,8 @@ class Pod:
     network_status: str | None
     conditions: tuple[Mapping[str, Any], ...]  # as they are in the API object, so that a patch can test them
     sandbox_hint: str  # changes when the pod may have got another sandbox
-    vm: str = ""  # the virtual machine in it: KUBEVIRT, or the annotation that says how it is reached
+    vm: str = ""  # the annotation that says how the virtual machine in it is reached
+    is_kubevirts: bool = False  # KubeVirt runs the virtual machine in it, and hands interfaces on by itself
 
     @property
     def condition(self) -> Condition | None:
@@ -80,13 +87,7 @@ class Pod:
 
     def has_interfaces(self) -> bool:
         """Whether its status tells of interfaces besides the default network's, whoever made them."""
-        try:
-            entries = json.loads(self.network_status or "[]")
-        except ValueError:
-            return False
-        return isinstance(entries, list) and any(
-            isinstance(entry, dict) and entry.get("interface") and entry.get("default") is not True for entry in entries
-        )
+        return bool(by_interface(self.network_status))
 
     def says_the_same(self, other: Pod) -> bool:
         """Whether nothing that matters here differs. Most updates of a pod are the kubelet's and none of ours."""
@@ -171,8 +172,10 @@ def pod_from(document: Mapping[str, Any]) -> Pod:
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     annotations = metadata.get("annotations") or {}
     conditions = tuple(status.get("conditions") or ())
+    key, value = _KUBEVIRT_LABEL
+    is_kubevirts = (metadata.get("labels") or {}).get(key) == value
     return Pod(
-        ref=PodRef(PodUID(annotations.get(_MIRROR) or metadata["uid"]), metadata["namespace"], metadata["name"]),
+        ref=PodRef(_uid(metadata, spec, annotations), metadata["namespace"], metadata["name"]),
         api_uid=metadata["uid"],
         resource_version=metadata["resourceVersion"],
         node=spec.get("nodeName") or "",
@@ -184,7 +187,8 @@ def pod_from(document: Mapping[str, Any]) -> Pod:
         network_status=annotations.get(NETWORK_STATUS),
         conditions=conditions,
         sandbox_hint=_sandbox_hint(status, conditions),
-        vm=_vm(metadata.get("labels") or {}, annotations),
+        vm="" if is_kubevirts else annotations.get(VM, ""),
+        is_kubevirts=is_kubevirts,
     )
 
 
@@ -202,6 +206,16 @@ def network_from(document: Mapping[str, Any]) -> Network:
     )
 
 
+def _uid(metadata: Mapping[str, Any], spec: Mapping[str, Any], annotations: Mapping[str, str]) -> PodUID:
+    """Return the UID of the pod's sandboxes (rule 2)."""
+    mirror = annotations.get(_MIRROR)
+    is_static = annotations.get(_SOURCE) in {"file", "http"} and any(
+        (owner.get("kind"), owner.get("name"), owner.get("controller")) == ("Node", spec.get("nodeName"), True)
+        for owner in metadata.get("ownerReferences") or ()
+    )
+    return PodUID(mirror if mirror and mirror == annotations.get(_HASH) and is_static else metadata["uid"])
+
+
 def _sandbox_hint(status: Mapping[str, Any], conditions: tuple[Mapping[str, Any], ...]) -> str:
     ready = next((item for item in conditions if item.get("type") == "PodReadyToStartContainers"), {})
     restarts = sum(int(item.get("restartCount") or 0) for item in status.get("containerStatuses") or ())
@@ -209,13 +223,8 @@ def _sandbox_hint(status: Mapping[str, Any], conditions: tuple[Mapping[str, Any]
     return " ".join(str(part or "-") for part in parts)
 
 
-def _vm(labels: Mapping[str, str], annotations: Mapping[str, str]) -> str:
-    key, value = _KUBEVIRT_LABEL
-    return KUBEVIRT if labels.get(key) == value else annotations.get(VM, "")
-
-
 def _what_matters(pod: Pod) -> tuple[object, ...]:
     return (
-        pod.api_uid, pod.phase, pod.deleting, pod.networks, pod.vm, pod.network_status, pod.condition,
+        pod.api_uid, pod.phase, pod.deleting, pod.networks, pod.vm, pod.is_kubevirts, pod.network_status, pod.condition,
         pod.sandbox_hint,
     )  # fmt: skip

@@ -31,7 +31,7 @@ from controller import patch
 from controller.desired import Desired, NotApplicable, Wish, desired
 from controller.dialogue import ENDED, Dialogue, Letter
 from controller.known import Table
-from controller.model import Event, Network, Outcome, Pod, PodRef, PodUID
+from controller.model import Event, Network, Outcome, Pod, PodRef
 from controller.policy import Policy
 from controller.report import Report, report
 from controller.workers import Unavailable, Workers
@@ -48,6 +48,10 @@ class Conflict(Exception):
 
 class Gone(Exception):
     """There is no such pod any more."""
+
+
+class Rejected(Exception):
+    """The agent will not have it, now or the next time: it holds this UID for another pod."""
 
 
 class Cluster(Protocol):
@@ -67,7 +71,7 @@ class Cluster(Protocol):
 
 
 class Agent(Protocol):
-    """The node agent. Every call may raise Unavailable."""
+    """The node agent. Every call may raise Unavailable and Rejected."""
 
     def apply(self, ref: PodRef, wish: Desired) -> None: ...
 
@@ -91,16 +95,16 @@ class Reconciler:
         self._agent = agent
         self._policy = policy
         self._meter = meter
-        self._appliers: Workers[PodUID] = Workers("apply", self._apply)
-        self._publishers: Workers[PodUID] = Workers("publish", self._publish)
-        self.pods: Table[PodUID, Pod] = Table(lambda pod: pod.ref.uid, self._pod_changed)
+        self._appliers: Workers[PodRef] = Workers("apply", self._apply)
+        self._publishers: Workers[PodRef] = Workers("publish", self._publish)
+        self.pods: Table[PodRef, Pod] = Table(lambda pod: pod.ref, self._pod_changed)
         self.networks: Table[str, Network] = Table(lambda network: network.key, self._network_changed)
         self._dialogue = Dialogue()
         self._lock = threading.Lock()
-        self._named: dict[PodUID, set[str]] = {}  # the networks that a pod's annotation ever named
-        self._edited: dict[PodUID, float] = {}  # edits without an answer, since when
-        self._doubtful: dict[PodUID, Report] = {}  # patches without an answer
-        self._untold: dict[PodUID, Event] = {}
+        self._named: dict[PodRef, set[str]] = {}  # the networks that a pod's annotation ever named
+        self._edited: dict[PodRef, float] = {}  # edits without an answer, since when
+        self._doubtful: dict[PodRef, Report] = {}  # patches without an answer
+        self._untold: dict[PodRef, Event] = {}
 
     def start(self) -> None:
         """Start the passes. Pods and networks must be listed: one that is not known yet would be told to be missing."""
@@ -133,14 +137,14 @@ class Reconciler:
 
     def synced(self, outcomes: Iterable[Outcome]) -> None:
         """Take over everything that the agent knows; it is connected from now on."""
-        for uid in {*self._dialogue.synced(outcomes), *self.pods.keys()}:
-            self._appliers.touch(uid)
+        for ref in {*self._dialogue.synced(outcomes), *self.pods.keys()}:
+            self._appliers.touch(ref)
 
     def told(self, outcome: Outcome) -> None:
         """Take over one pod's outcome."""
-        uid = outcome.pod.uid
+        ref = outcome.pod
         self._dialogue.told(outcome)
-        (self._appliers if self.pods.get(uid) is None else self._publishers).touch(uid)
+        (self._appliers if self.pods.get(ref) is None else self._publishers).touch(ref)
 
     def lost(self) -> None:
         """Take note that the agent does not answer."""
@@ -150,35 +154,35 @@ class Reconciler:
         pod = new or old
         if pod is None or (old is not None and new is not None and old.says_the_same(new)):
             return
-        uid = pod.ref.uid
+        ref = pod.ref
         if new is not None and _is_edit(old, new):
             with self._lock:
-                self._edited[uid] = time.monotonic()
-            self._publishers.touch_after(uid, OVERDUE_S)
-        if new is None or _concerns_us(new) or self._dialogue.knows(uid):
-            self._appliers.touch(uid)
+                self._edited[ref] = time.monotonic()
+            self._publishers.touch_after(ref, OVERDUE_S)
+        if new is None or _concerns_us(new) or self._dialogue.knows(ref):
+            self._appliers.touch(ref)
 
     def _network_changed(self, old: Network | None, new: Network | None) -> None:
         network = new or old
         if old == new or network is None:
             return
         with self._lock:
-            concerned = [uid for uid, named in self._named.items() if network.key in named]
-        for uid in concerned:
-            self._appliers.touch(uid)
+            concerned = [ref for ref, named in self._named.items() if network.key in named]
+        for ref in concerned:
+            self._appliers.touch(ref)
 
     # -- passes -----------------------------------------------------------------------------------------------------
 
-    def _apply(self, uid: PodUID, since: float) -> None:
-        pod = self.pods.get(uid)
+    def _apply(self, ref: PodRef, since: float) -> None:
+        pod = self.pods.get(ref)
         if pod is None:
-            self._end(uid)
+            self._end(ref)
         elif not (self._dialogue.is_connected and self._send(pod, self._wish(pod), since)):
-            self._publishers.touch(uid)
+            self._publishers.touch(ref)
 
     def _send(self, pod: Pod, wish: Wish, since: float) -> bool:
         """Send what the agent has not got yet; return whether there was anything."""
-        is_known = self._dialogue.knows(pod.ref.uid)
+        is_known = self._dialogue.knows(pod.ref)
         match wish:
             case Desired() if wish.attachments or is_known or pod.has_interfaces():  # rule 6
                 letter = Letter(pod.ref, wish.revision, pod.sandbox_hint)
@@ -188,38 +192,45 @@ class Reconciler:
                 return False
         if self._dialogue.is_sent(letter):
             return False
-        with self._dialogue.sending(letter):
-            if isinstance(wish, Desired):
-                self._agent.apply(pod.ref, wish)
-            else:
-                self._agent.end(pod.ref)
+        try:
+            with self._dialogue.sending(letter):
+                if isinstance(wish, Desired):
+                    self._agent.apply(pod.ref, wish)
+                else:
+                    self._agent.end(pod.ref)
+        except Rejected as problem:  # counts as sent: asked again after an edit, or for another sandbox
+            log.warning("pod %s: %s", pod.ref, problem)
         self._meter.applied(time.monotonic() - since)
         return True
 
-    def _end(self, uid: PodUID) -> None:
+    def _end(self, ref: PodRef) -> None:
         """Have the agent detach everything of a pod that is gone (rule 4)."""
         with self._lock:
             for memory in (self._named, self._edited, self._doubtful, self._untold):
-                memory.pop(uid, None)
-        self._dialogue.forget(uid)
-        ref = self._dialogue.ref(uid)
-        if ref is None or not self._dialogue.is_connected or self._dialogue.is_sent(Letter(ref, ENDED)):
+                memory.pop(ref, None)
+        self._dialogue.forget(ref)
+        is_open = self._dialogue.is_connected and self._dialogue.knows(ref)
+        if not is_open or self._dialogue.is_sent(Letter(ref, ENDED)):
             return
         found = self._cluster.find(ref)
-        if found is not None and found.ref.uid == uid:
+        if found is not None and found.ref == ref:
             if found.node != self._node:
                 log.error("pod %s is on node %s and this is node %s: left alone", ref, found.node, self._node)
             return  # else the watch will bring it
-        with self._dialogue.sending(Letter(ref, ENDED)):
-            self._agent.end(ref)
+        try:
+            with self._dialogue.sending(Letter(ref, ENDED)):
+                self._agent.end(ref)
+        except Rejected as problem:
+            log.warning("pod %s: %s", ref, problem)
+            self._dialogue.rejected(ref)
 
-    def _publish(self, uid: PodUID, since: float) -> None:
-        edited, problem = self._edited.get(uid), None
+    def _publish(self, ref: PodRef, since: float) -> None:
+        edited, problem = self._edited.get(ref), None
         for _ in range(TRIES):
-            pod = self.pods.get(uid)
+            pod = self.pods.get(ref)
             if pod is None:
                 return
-            self._tell(pod, self._doubtful.get(uid))
+            self._tell(pod, self._doubtful.get(ref))
             wish = self._wish(pod)
             is_due, outcome = self._answer(pod, wish)
             if not is_due:
@@ -235,30 +246,30 @@ class Reconciler:
             if is_news:
                 self._meter.published(time.monotonic() - since)
             if outcome is not None and outcome.settled:
-                self._answered(uid, edited)
+                self._answered(ref, edited)
             return
-        raise Unavailable(f"pod {uid}: its status cannot be written: {problem}")
+        raise Unavailable(f"pod {ref}: its status cannot be written: {problem}")
 
     def _answer(self, pod: Pod, wish: Wish) -> tuple[bool, Outcome | None]:
         """Return whether it is time to publish, and the outcome to publish (rule 2)."""
-        uid = pod.ref.uid
-        outcome = self._dialogue.outcome(uid)
+        ref = pod.ref
+        outcome = self._dialogue.outcome(ref)
         if not isinstance(wish, Desired):
-            return True, outcome or self._dialogue.farewell(uid)
-        if not wish.attachments and not self._dialogue.knows(uid):
+            return True, outcome or self._dialogue.farewell(ref)
+        if not wish.attachments and not self._dialogue.knows(ref):
             return True, Outcome(pod.ref, wish.revision)
         if outcome is not None and outcome.revision != wish.revision:
             outcome = None
-        return outcome is not None or self._is_overdue(uid), outcome
+        return outcome is not None or self._is_overdue(ref), outcome
 
-    def _is_overdue(self, uid: PodUID) -> bool:
-        edited = self._edited.get(uid)
+    def _is_overdue(self, ref: PodRef) -> bool:
+        edited = self._edited.get(ref)
         return edited is not None and time.monotonic() - edited >= OVERDUE_S
 
-    def _answered(self, uid: PodUID, edited: float | None) -> None:
+    def _answered(self, ref: PodRef, edited: float | None) -> None:
         with self._lock:
-            if self._edited.get(uid) == edited:  # else there was another edit meanwhile
-                self._edited.pop(uid, None)
+            if self._edited.get(ref) == edited:  # else there was another edit meanwhile
+                self._edited.pop(ref, None)
 
     def _write(self, pod: Pod, news: Report) -> bool:
         if news.status is None and news.condition is None:
@@ -266,7 +277,7 @@ class Reconciler:
         try:
             newer = self._cluster.patch_status(pod, patch.operations(pod, news.status, news.condition))
         except Unavailable:
-            self._doubtful[pod.ref.uid] = news
+            self._doubtful[pod.ref] = news
             raise
         self.pods.refresh(newer)
         if not _asks_the_same(pod, newer):
@@ -276,19 +287,19 @@ class Reconciler:
 
     def _tell(self, pod: Pod, written: Report | None) -> None:
         """Tell the event of what was written, if the pod shows that it was, and what could not be told before."""
-        uid = pod.ref.uid
+        ref = pod.ref
         if written is not None and written.is_shown_by(pod):
-            self._doubtful.pop(uid, None)
+            self._doubtful.pop(ref, None)
             if written.event is not None:
-                self._untold[uid] = written.event
-        event = self._untold.get(uid)
+                self._untold[ref] = written.event
+        event = self._untold.get(ref)
         if event is not None:
             self._cluster.tell(pod, event)
-            self._untold.pop(uid, None)
+            self._untold.pop(ref, None)
 
     def _read_again(self, pod: Pod) -> None:
         found = self._cluster.find(pod.ref)
-        if found is None or found.ref.uid != pod.ref.uid:
+        if found is None or found.ref != pod.ref:
             return  # the watch will say so
         self.pods.refresh(found)
         if not _asks_the_same(pod, found):
@@ -299,7 +310,7 @@ class Reconciler:
     def _wish(self, pod: Pod) -> Wish:
         def lookup(name: str) -> Network | None:
             with self._lock:  # before the look: else a network that comes just now finds nobody who waits for it
-                self._named.setdefault(pod.ref.uid, set()).add(name)
+                self._named.setdefault(pod.ref, set()).add(name)
             return self.networks.get(name)
 
         return desired(pod, lookup, self._policy)
@@ -312,13 +323,17 @@ def _concerns_us(pod: Pod) -> bool:
 def _is_edit(old: Pod | None, new: Pod) -> bool:
     if old is None:
         return new.networks is not None and new.condition is None
-    return (old.networks, old.vm) != (new.networks, new.vm)
+    return _asked(old) != _asked(new)
 
 
 def _asks_the_same(one: Pod, other: Pod) -> bool:
-    return (one.networks, one.vm, one.phase, one.deleting, one.sandbox_hint) == (
-        other.networks, other.vm, other.phase, other.deleting, other.sandbox_hint,
+    return (*_asked(one), one.phase, one.deleting, one.sandbox_hint) == (
+        *_asked(other), other.phase, other.deleting, other.sandbox_hint,
     )  # fmt: skip
+
+
+def _asked(pod: Pod) -> tuple[object, ...]:
+    return pod.networks, pod.vm, pod.is_kubevirts
 
 
 def _now() -> str:

@@ -27,7 +27,7 @@ from controller.policy import Policy
 from controller.reconcile import Conflict, Gone
 from controller.relay_plan import Plan
 from controller.relay_status import Report
-from controller.report import EVENT_BYTES
+from controller.report import EVENT_BYTES, shortened
 from controller.vms import Instance, Machine
 from controller.workers import Unavailable, Workers
 
@@ -90,7 +90,7 @@ class Relay:
         self.inventory = Inventory(policy, addresses, self._workers.touch)
         self._denials: dict[str, _Denials] = {}
         self._untold: dict[str, Event] = {}
-        self._unsupported: dict[str, str | None] = {}  # instances without a VM, with the annotation told of
+        self._unsupported: dict[str, tuple[str, str]] = {}  # instances without a VM: the UID and annotation told of
 
     def start(self) -> None:
         """Start the passes. Everything must be listed."""
@@ -116,10 +116,12 @@ class Relay:
 
     def _pass(self, key: str, since: float) -> None:  # noqa: ARG002 the workers' signature
         try:
-            self._seconds()
             machine, instance = self.inventory.machines.get(key), self.inventory.instances.get(key)
             if machine is None:
                 self._forget(key)
+            if instance is None:
+                self._unsupported.pop(key, None)
+            self._seconds()
             if instance is not None and (machine is None or instance.owner != machine.uid):
                 self._refuse(instance)
             if machine is not None and not machine.deleting:
@@ -196,7 +198,7 @@ class Relay:
             return  # each is tried alone
         fingerprint = draft.changes[0].fingerprint if draft.changes else ""
         if not fingerprint:
-            text = relay_status.shortened(f"vm [{machine.key}]: {cause}", EVENT_BYTES)
+            text = shortened(f"vm [{machine.key}]: {cause}", EVENT_BYTES)
             self._untold[machine.key] = Event("InterfaceAddRejected", text, warning=True)
         self._remember(machine, {fingerprint: cause})
 
@@ -207,14 +209,17 @@ class Relay:
         log.info("VM %s: denied: %s", machine.key, "; ".join(causes.values()))
 
     def _refuse(self, instance: Instance) -> None:
-        if instance.annotation is None or self._unsupported.get(instance.uid) == instance.annotation:
+        if instance.annotation is None:
+            return
+        told = instance.uid, instance.annotation
+        if self._unsupported.get(instance.key) == told:
             return
         text = (
             f"vmi [{instance.key}]: annotation {NETWORKS} does nothing for an instance without a VirtualMachine:"
             " KubeVirt takes changes of interfaces from VirtualMachines only"
         )
         self._cluster.tell_of(instance, Event("Unsupported", text, warning=True), self._seconds())
-        self._unsupported[instance.uid] = instance.annotation
+        self._unsupported[instance.key] = told
 
     def _forget(self, key: str) -> None:
         self.inventory.forget(key)

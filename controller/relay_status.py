@@ -12,17 +12,17 @@ Rules
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cni import jsontext
+from cni.status import entries as status_entries
 from controller.desired import NETWORK_NOT_FOUND
 from controller.model import NETWORK_STATUS, NETWORKS, Event
 from controller.relay_plan import MAC_IN_USE, Entry, Hold, Plan, World
-from controller.report import EVENT_BYTES, MESSAGE_BYTES
+from controller.report import EVENT_BYTES, MESSAGE_BYTES, shortened
 from controller.vms import MANAGED, READY, REASON, Instance, Link, Machine, Nic, Stage, pod_interface
 
 NAME, STATE = "hotnic.dev/name", "hotnic.dev/state"
@@ -182,19 +182,11 @@ def _is_named(name: str, text: str) -> bool:
 
 def _status(machine: Machine, ours: Sequence[Mapping[str, Any]]) -> str | None:
     old = machine.annotations.get(NETWORK_STATUS)
-    entries = [*(one for one in _entries(old) if not _is_ours(one)), *ours]
+    entries = [*(one for one in status_entries(old) if not _is_ours(one)), *ours]
     if not entries:
         return None
     text = jsontext.dumps(entries)
-    return old if old is not None and _entries(old) == entries else text
-
-
-def _entries(text: str | None) -> list[Any]:
-    try:
-        entries = json.loads(text or "[]")
-    except ValueError:  # no program can read it, so nothing is lost
-        return []
-    return entries if isinstance(entries, list) else []
+    return old if old is not None and status_entries(old) == entries else text
 
 
 def _is_ours(entry: Any) -> bool:
@@ -232,7 +224,7 @@ def _event(machine: Machine, plan: Plan, told: Sequence[_Told], reason: str) -> 
     clauses: list[tuple[int, str]] = []
     if plan.malformed is not None and machine.annotations.get(REASON) != reason:
         clauses.append((_REJECTED, reason.partition(": ")[2]))
-    before = {_key(one): one for one in _entries(machine.annotations.get(NETWORK_STATUS)) if _is_ours(one)}
+    before = {_key(one): one for one in status_entries(machine.annotations.get(NETWORK_STATUS)) if _is_ours(one)}
     clauses += [clause for one in told if (clause := _news(one, before.get(_key(one.document), {})))]
     names = {one.entry.name for one in told}
     for (name, network), entry in before.items():
@@ -276,8 +268,3 @@ def _spaced(name: str) -> str:
 def _added(one: _Told) -> str:
     mac = one.document.get("mac", "")
     return f"added interface {one.entry.name} to network: {one.entry.network}(mac: {mac})"
-
-
-def shortened(text: str, size: int) -> str:
-    raw = text.encode()
-    return text if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"

@@ -72,22 +72,25 @@ def named(wishes: Sequence[Wish], nics: Mapping[str, Nic], managed: frozenset[st
     `nics`: the VM's; `managed`: those that the annotation made; `busy`: names that the instance still has.
     """
     chosen: dict[int, str] = {}
+    taken: set[str] = set()
+
+    def choose(wish: Wish, name: str) -> None:
+        chosen[wish.position] = name
+        taken.add(name)
+
     for wish in wishes:
-        if (
-            wish.interface and wish.interface not in chosen.values()
-        ):  # a name that is asked for twice is the first one's
-            chosen[wish.position] = wish.interface
+        if wish.interface and wish.interface not in taken:  # a name that is asked for twice is the first one's
+            choose(wish, wish.interface)
     open_wishes = sorted((wish for wish in wishes if not wish.interface and wish.network), key=_is_refused)
     for is_alike in (_is_exact, _is_unasked, _is_on_network, _is_leaving):
         for wish in open_wishes:
             if wish.position not in chosen:
-                taken = chosen.values()
                 found = (name for name, nic in nics.items() if name in managed and name not in taken)
                 if name := next((name for name in found if is_alike(wish, nics[name])), ""):
-                    chosen[wish.position] = name
+                    choose(wish, name)
     for wish in open_wishes:
         if wish.position not in chosen and wish.refusal is None:
-            chosen[wish.position] = _fresh(wish, nics, busy, {*chosen.values()})
+            choose(wish, _fresh(wish, nics, busy, taken))
     return [chosen.get(wish.position, "") for wish in wishes]
 
 

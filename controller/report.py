@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni import multinet, result
+from cni.status import by_interface
 from controller.desired import NETWORK_NOT_FOUND, Desired, Malformed, NotApplicable, Refusal, Wish
 from controller.model import NETWORKS, Condition, Event, Guest, Outcome, Pod, Progress, State
 
@@ -171,7 +172,7 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
         return None, []
     ours = [entry for one in outcome.attachments if (entry := _entry(one)) is not None]
     names = {entry["interface"] for entry in ours}
-    before = _by_interface(pod.network_status)
+    before = by_interface(pod.network_status)
     ours += [entry for one in outcome.attachments if (entry := _leaving(one, before)) is not None]
     released = [name for name in before.keys() - names if f"{name} {before[name].get('name')}" in outcome.released]
     try:
@@ -181,7 +182,7 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
     if text == pod.network_status or (not ours and pod.network_status is None):
         return None, []
     clauses = [_added(pod, entry) for entry in ours if _is_news(entry, before.get(entry["interface"]))]
-    return text, clauses + list(_removed(pod, before, _by_interface(text)))
+    return text, clauses + list(_removed(pod, before, by_interface(text)))
 
 
 def _entry(one: Progress) -> dict[str, Any] | None:
@@ -204,20 +205,6 @@ def _told(guest: Guest) -> dict[str, Any]:
     told = {"state": guest.state, "interface": guest.interface, "mac": guest.mac, "ips": list(guest.addresses)}
     told |= {"port": guest.port, "evidence": guest.evidence}
     return {key: value for key, value in told.items() if value}
-
-
-def _by_interface(text: str | None) -> dict[str, dict[str, Any]]:
-    try:
-        entries = json.loads(text or "[]")
-    except ValueError:
-        return {}
-    if not isinstance(entries, list):
-        return {}
-    return {
-        str(entry.get("interface")): entry
-        for entry in entries
-        if isinstance(entry, dict) and entry.get("interface") and entry.get("default") is not True
-    }
 
 
 def _is_news(entry: dict[str, Any], before: dict[str, Any] | None) -> bool:
@@ -257,7 +244,7 @@ def _condition(pod: Pod, lacks: Sequence[_Lack], attached: int, now: str) -> Con
     old = pod.condition
     if lacks:
         gravest = min(lacks, key=lambda lack: _STATES.index(lack.state))
-        message = _shortened("; ".join(lack.text for lack in lacks), MESSAGE_BYTES)
+        message = shortened("; ".join(lack.text for lack in lacks), MESSAGE_BYTES)
         ready, reason = False, gravest.reason
     else:
         ready, reason = True, "AllAttached" if attached else "NoNetworks"
@@ -282,7 +269,7 @@ def _event(pod: Pod, clauses: Sequence[_Clause]) -> Event | None:
     ordered = sorted(clauses, key=lambda clause: clause.gravity)  # the gravest survive the shortening
     text = f"pod [{pod.ref}]: {'; '.join(clause.text for clause in ordered)}"
     gravity = ordered[0].gravity
-    return Event(_GRAVITY[gravity], _shortened(text, EVENT_BYTES), warning=gravity <= _FAILED_REMOVING)
+    return Event(_GRAVITY[gravity], shortened(text, EVENT_BYTES), warning=gravity <= _FAILED_REMOVING)
 
 
 def _place(interface: str, network: str) -> str:
@@ -298,6 +285,7 @@ def _spaced(interface: str) -> str:
     return f" {interface}" if interface else ""
 
 
-def _shortened(text: str, size: int) -> str:
-    raw = text.encode()
-    return text if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"
+def shortened(text: str, size: int) -> str:
+    """Return at most `size` bytes of the text, without half surrogate pairs, which nobody could be sent."""
+    raw = text.encode("utf-8", "replace")
+    return raw.decode() if len(raw) <= size else raw[: size - 3].decode(errors="ignore") + "…"

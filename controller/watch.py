@@ -3,20 +3,28 @@
 Rules
 1. A watch goes on where the last one ended: after every change and every bookmark there is a version to go on from.
 2. `Expired` (410): that version is too old; only a new list helps.
-3. What cannot be read is `Broken`: the stream is given up, since what else was lost is not known.
+3. What is nested deeper than DEPTH is cut off there: nothing that is read here is, so somebody wants us out of stack.
+   What is left of it is still too deep for who reads it (cni.jsontext); everything else in the answer is read.
+4. What cannot be read is `Broken`: the stream is given up, since what else was lost is not known.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MAX_LINE = 32 << 20  # etcd takes 1.5 MiB an object; a line beyond this is no object
+DEPTH = 300  # the API server takes 10000
 
 _GONE = 410
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+log = logging.getLogger(__name__)
 
 
 class Verb(enum.Enum):
@@ -41,6 +49,32 @@ class Broken(Exception):
     """The stream says something that is no watch event. `str()` says what."""
 
 
+def document(raw: bytes) -> Any:
+    """Return what the API server says in JSON (rule 3). Raises ValueError."""
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        log.warning("the API server's answer is cut off below %d levels of nesting: %r...", DEPTH, raw[:200])
+        return json.loads(_cut(raw))
+
+
+def _cut(raw: bytes) -> bytes:
+    """Put null in place of all that is nested deeper than DEPTH."""
+    parts, start, depth = [], 0, 0
+    for token in _TOKEN.finditer(raw):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth == DEPTH + 1:
+                    parts.append(raw[start : token.start()])
+            case b"]" | b"}":
+                if depth == DEPTH + 1:
+                    parts.append(b"null")
+                    start = token.end()
+                depth -= 1
+    return b"".join((*parts, raw[start:] if depth <= DEPTH else b""))
+
+
 def changes(chunks: Iterable[bytes]) -> Iterator[Change]:
     """Yield the changes in a stream, each as soon as its line is complete."""
     rest = b""
@@ -56,11 +90,11 @@ def changes(chunks: Iterable[bytes]) -> Iterator[Change]:
 def process_line(line: bytes) -> Change:
     """Read one watch event. Raises Expired and Broken."""
     try:
-        event = json.loads(line)
-        verb, document = event["type"], event["object"]
+        event = document(line)
+        verb, item = event["type"], event["object"]
         if verb == "ERROR":
-            raise _error(document)
-        return Change(Verb(verb), document["metadata"]["resourceVersion"], document)
+            raise _error(item)
+        return Change(Verb(verb), item["metadata"]["resourceVersion"], item)
     except (ValueError, KeyError, TypeError) as problem:
         raise Broken(f"no watch event: {problem!r} in {line[:80]!r}") from None
 

@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61gent/api/agent.proto\x12\x0fhotnic.agent.v1\"3\n\x03Pod\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x9e\x01\n\x0c\x41pplyRequest\x12!\n\x03pod\x18\x01 \x01(\x0b\x32\x14.hotnic.agent.v1.Pod\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x30\n\x0b\x61ttachments\x18\x03 \x03(\x0b\x32\x1b.hotnic.agent.v1.Attachment\x12\x0c\n\x04keep\x18\x05 \x03(\t\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\n\n\x02vm\x18\x06 \x01(\t\"\x0f\n\rApplyResponse\"\x81\x01\n\nAttachment\x12\x0f\n\x07\x65lement\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x0f\n\x07nad_uid\x18\x03 \x01(\t\x12\x1c\n\x14nad_resource_version\x18\x04 \x01(\t\x12#\n\x04hold\x18\x05 \x01(\x0b\x32\x15.hotnic.agent.v1.Hold\"N\n\x04Hold\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.hotnic.agent.v1.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xda\x01\n\x11\x41ttachmentOutcome\x12\x10\n\x08position\x18\x01 \x01(\x05\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hotnic.agent.v1.State\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x11\n\tinterface\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12%\n\x05guest\x18\t \x01(\x0b\x32\x16.hotnic.agent.v1.Guest\"i\n\x05Guest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x11\n\tinterface\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x11\n\taddresses\x18\x04 \x03(\t\x12\x0c\n\x04port\x18\x05 \x01(\t\x12\x10\n\x08\x65vidence\x18\x06 \x01(\t\"\xce\x01\n\x07Outcome\x12!\n\x03pod\x18\x01 \x01(\x0b\x32\x14.hotnic.agent.v1.Pod\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0f\n\x07settled\x18\x03 \x01(\x08\x12\x37\n\x0b\x61ttachments\x18\x04 \x03(\x0b\x32\".hotnic.agent.v1.AttachmentOutcome\x12\x10\n\x08released\x18\x05 \x03(\t\x12\x11\n\tforgotten\x18\x06 \x01(\x08\x12\x0e\n\x06synced\x18\x07 \x01(\x08\x12\x0f\n\x07sandbox\x18\x08 \x01(\t\"\x0e\n\x0cWatchRequest\"\r\n\x0bListRequest\":\n\x0cListResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hotnic.agent.v1.Outcome\"K\n\x12SetUnderlayRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12$\n\x05peers\x18\x02 \x03(\x0b\x32\x15.hotnic.agent.v1.Peer\"%\n\x04Peer\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x15\n\x13SetUnderlayResponse\"\x0f\n\rHealthRequest\"E\n\x0eHealthResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t*U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0c\n\x08\x41TTACHED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x12\r\n\tDETACHING\x10\x04\x32\xfd\x02\n\x05\x41gent\x12\x46\n\x05\x41pply\x12\x1d.hotnic.agent.v1.ApplyRequest\x1a\x1e.hotnic.agent.v1.ApplyResponse\x12\x42\n\x05Watch\x12\x1d.hotnic.agent.v1.WatchRequest\x1a\x18.hotnic.agent.v1.Outcome0\x01\x12\x43\n\x04List\x12\x1c.hotnic.agent.v1.ListRequest\x1a\x1d.hotnic.agent.v1.ListResponse\x12I\n\x06Health\x12\x1e.hotnic.agent.v1.HealthRequest\x1a\x1f.hotnic.agent.v1.HealthResponse\x12X\n\x0bSetUnderlay\x12#.hotnic.agent.v1.SetUnderlayRequest\x1a$.hotnic.agent.v1.SetUnderlayResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x61gent/api/agent.proto\x12\x0fhotnic.agent.v1\"3\n\x03Pod\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xb0\x01\n\x0c\x41pplyRequest\x12!\n\x03pod\x18\x01 \x01(\x0b\x32\x14.hotnic.agent.v1.Pod\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x30\n\x0b\x61ttachments\x18\x03 \x03(\x0b\x32\x1b.hotnic.agent.v1.Attachment\x12\x0c\n\x04keep\x18\x05 \x03(\t\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\n\n\x02vm\x18\x06 \x01(\t\x12\x10\n\x08kubevirt\x18\x07 \x01(\x08\"\x0f\n\rApplyResponse\"\x81\x01\n\nAttachment\x12\x0f\n\x07\x65lement\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x0f\n\x07nad_uid\x18\x03 \x01(\t\x12\x1c\n\x14nad_resource_version\x18\x04 \x01(\t\x12#\n\x04hold\x18\x05 \x01(\x0b\x32\x15.hotnic.agent.v1.Hold\"N\n\x04Hold\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.hotnic.agent.v1.State\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xda\x01\n\x11\x41ttachmentOutcome\x12\x10\n\x08position\x18\x01 \x01(\x05\x12%\n\x05state\x18\x02 \x01(\x0e\x32\x16.hotnic.agent.v1.State\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x11\n\tinterface\x18\x04 \x01(\t\x12\x0e\n\x06result\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12%\n\x05guest\x18\t \x01(\x0b\x32\x16.hotnic.agent.v1.Guest\"i\n\x05Guest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x11\n\tinterface\x18\x02 \x01(\t\x12\x0b\n\x03mac\x18\x03 \x01(\t\x12\x11\n\taddresses\x18\x04 \x03(\t\x12\x0c\n\x04port\x18\x05 \x01(\t\x12\x10\n\x08\x65vidence\x18\x06 \x01(\t\"\xce\x01\n\x07Outcome\x12!\n\x03pod\x18\x01 \x01(\x0b\x32\x14.hotnic.agent.v1.Pod\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x0f\n\x07settled\x18\x03 \x01(\x08\x12\x37\n\x0b\x61ttachments\x18\x04 \x03(\x0b\x32\".hotnic.agent.v1.AttachmentOutcome\x12\x10\n\x08released\x18\x05 \x03(\t\x12\x11\n\tforgotten\x18\x06 \x01(\x08\x12\x0e\n\x06synced\x18\x07 \x01(\x08\x12\x0f\n\x07sandbox\x18\x08 \x01(\t\"\x0e\n\x0cWatchRequest\"\r\n\x0bListRequest\":\n\x0cListResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hotnic.agent.v1.Outcome\"K\n\x12SetUnderlayRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12$\n\x05peers\x18\x02 \x03(\x0b\x32\x15.hotnic.agent.v1.Peer\"%\n\x04Peer\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x15\n\x13SetUnderlayResponse\"\x0f\n\rHealthRequest\"E\n\x0eHealthResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x13\n\x0bwaiting_for\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t*U\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0c\n\x08\x41TTACHED\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\x12\r\n\tDETACHING\x10\x04\x32\xfd\x02\n\x05\x41gent\x12\x46\n\x05\x41pply\x12\x1d.hotnic.agent.v1.ApplyRequest\x1a\x1e.hotnic.agent.v1.ApplyResponse\x12\x42\n\x05Watch\x12\x1d.hotnic.agent.v1.WatchRequest\x1a\x18.hotnic.agent.v1.Outcome0\x01\x12\x43\n\x04List\x12\x1c.hotnic.agent.v1.ListRequest\x1a\x1d.hotnic.agent.v1.ListResponse\x12I\n\x06Health\x12\x1e.hotnic.agent.v1.HealthRequest\x1a\x1f.hotnic.agent.v1.HealthResponse\x12X\n\x0bSetUnderlay\x12#.hotnic.agent.v1.SetUnderlayRequest\x1a$.hotnic.agent.v1.SetUnderlayResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agent.api.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATE']._serialized_start=1340
-  _globals['_STATE']._serialized_end=1425
+  _globals['_STATE']._serialized_start=1358
+  _globals['_STATE']._serialized_end=1443
   _globals['_POD']._serialized_start=42
   _globals['_POD']._serialized_end=93
   _globals['_APPLYREQUEST']._serialized_start=96
-  _globals['_APPLYREQUEST']._serialized_end=254
-  _globals['_APPLYRESPONSE']._serialized_start=256
-  _globals['_APPLYRESPONSE']._serialized_end=271
-  _globals['_ATTACHMENT']._serialized_start=274
-  _globals['_ATTACHMENT']._serialized_end=403
-  _globals['_HOLD']._serialized_start=405
-  _globals['_HOLD']._serialized_end=483
-  _globals['_ATTACHMENTOUTCOME']._serialized_start=486
-  _globals['_ATTACHMENTOUTCOME']._serialized_end=704
-  _globals['_GUEST']._serialized_start=706
-  _globals['_GUEST']._serialized_end=811
-  _globals['_OUTCOME']._serialized_start=814
-  _globals['_OUTCOME']._serialized_end=1020
-  _globals['_WATCHREQUEST']._serialized_start=1022
-  _globals['_WATCHREQUEST']._serialized_end=1036
-  _globals['_LISTREQUEST']._serialized_start=1038
-  _globals['_LISTREQUEST']._serialized_end=1051
-  _globals['_LISTRESPONSE']._serialized_start=1053
-  _globals['_LISTRESPONSE']._serialized_end=1111
-  _globals['_SETUNDERLAYREQUEST']._serialized_start=1113
-  _globals['_SETUNDERLAYREQUEST']._serialized_end=1188
-  _globals['_PEER']._serialized_start=1190
-  _globals['_PEER']._serialized_end=1227
-  _globals['_SETUNDERLAYRESPONSE']._serialized_start=1229
-  _globals['_SETUNDERLAYRESPONSE']._serialized_end=1250
-  _globals['_HEALTHREQUEST']._serialized_start=1252
-  _globals['_HEALTHREQUEST']._serialized_end=1267
-  _globals['_HEALTHRESPONSE']._serialized_start=1269
-  _globals['_HEALTHRESPONSE']._serialized_end=1338
-  _globals['_AGENT']._serialized_start=1428
-  _globals['_AGENT']._serialized_end=1809
+  _globals['_APPLYREQUEST']._serialized_end=272
+  _globals['_APPLYRESPONSE']._serialized_start=274
+  _globals['_APPLYRESPONSE']._serialized_end=289
+  _globals['_ATTACHMENT']._serialized_start=292
+  _globals['_ATTACHMENT']._serialized_end=421
+  _globals['_HOLD']._serialized_start=423
+  _globals['_HOLD']._serialized_end=501
+  _globals['_ATTACHMENTOUTCOME']._serialized_start=504
+  _globals['_ATTACHMENTOUTCOME']._serialized_end=722
+  _globals['_GUEST']._serialized_start=724
+  _globals['_GUEST']._serialized_end=829
+  _globals['_OUTCOME']._serialized_start=832
+  _globals['_OUTCOME']._serialized_end=1038
+  _globals['_WATCHREQUEST']._serialized_start=1040
+  _globals['_WATCHREQUEST']._serialized_end=1054
+  _globals['_LISTREQUEST']._serialized_start=1056
+  _globals['_LISTREQUEST']._serialized_end=1069
+  _globals['_LISTRESPONSE']._serialized_start=1071
+  _globals['_LISTRESPONSE']._serialized_end=1129
+  _globals['_SETUNDERLAYREQUEST']._serialized_start=1131
+  _globals['_SETUNDERLAYREQUEST']._serialized_end=1206
+  _globals['_PEER']._serialized_start=1208
+  _globals['_PEER']._serialized_end=1245
+  _globals['_SETUNDERLAYRESPONSE']._serialized_start=1247
+  _globals['_SETUNDERLAYRESPONSE']._serialized_end=1268
+  _globals['_HEALTHREQUEST']._serialized_start=1270
+  _globals['_HEALTHREQUEST']._serialized_end=1285
+  _globals['_HEALTHRESPONSE']._serialized_start=1287
+  _globals['_HEALTHRESPONSE']._serialized_end=1356
+  _globals['_AGENT']._serialized_start=1446
+  _globals['_AGENT']._serialized_end=1827
 # @@protoc_insertion_point(module_scope)

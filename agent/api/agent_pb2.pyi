@@ -31,20 +31,22 @@ class Pod(_message.Message):
     def __init__(self, uid: _Optional[str] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("pod", "revision", "attachments", "keep", "ended", "vm")
+    __slots__ = ("pod", "revision", "attachments", "keep", "ended", "vm", "kubevirt")
     POD_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     VM_FIELD_NUMBER: _ClassVar[int]
+    KUBEVIRT_FIELD_NUMBER: _ClassVar[int]
     pod: Pod
     revision: str
     attachments: _containers.RepeatedCompositeFieldContainer[Attachment]
     keep: _containers.RepeatedScalarFieldContainer[str]
     ended: bool
     vm: str
-    def __init__(self, pod: _Optional[_Union[Pod, _Mapping]] = ..., revision: _Optional[str] = ..., attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., keep: _Optional[_Iterable[str]] = ..., ended: _Optional[bool] = ..., vm: _Optional[str] = ...) -> None: ...
+    kubevirt: bool
+    def __init__(self, pod: _Optional[_Union[Pod, _Mapping]] = ..., revision: _Optional[str] = ..., attachments: _Optional[_Iterable[_Union[Attachment, _Mapping]]] = ..., keep: _Optional[_Iterable[str]] = ..., ended: _Optional[bool] = ..., vm: _Optional[str] = ..., kubevirt: _Optional[bool] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
     __slots__ = ()

@@ -67,6 +67,7 @@ class AgentServicer:
     def Apply(self, request, context):
         """Replaces the whole desired set of one pod. Answers as soon as the set is persisted; what becomes of it
         comes through Watch. Applying the same set again asks for another look at the pod now.
+        FAILED_PRECONDITION: the UID is another pod's; asking again helps only once the pod has a sandbox of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,6 +52,11 @@ class World:
         self.hangs: dict[str, threading.Event] = {}
         self.cached: tuple[Cached, ...] = ()
         self.done: list[str] = []
+        self.guest: Guest | None = None  # what all guests say; None: something sensible
+        self.turns: int | None = None  # how many interfaces one pass hands on; None: all
+        self.handings_on = 0
+        self.leaving: set[str] = set()  # what the relay was last told of
+        self.listed: set[Pod] = set()  # by the runtime
 
     # as Sandboxes
     def of(self, pod):
@@ -60,8 +65,11 @@ class World:
             raise found
         return found
 
-    def known(self, uid):
-        found = self.sandboxes.get(uid)
+    def is_listed(self, pod):
+        return pod in self.listed
+
+    def known(self, pod):
+        found = self.sandboxes.get(pod.uid)
         return found.id if isinstance(found, Sandbox) else ""
 
     def refresh(self):
@@ -143,14 +151,19 @@ class FakeRelay:
     def __init__(self, world: World, journal: Journal) -> None:
         self.world, self.journal = world, journal
 
+    def leaves(self, uid, records):
+        self.world.leaving = {record.key.ifname for record in records}
+
     def hand_on(self, desired, sandbox, records, is_current):
         standings = {}
-        for record in records:
+        self.world.handings_on += 1
+        for record in list(records)[: self.world.turns]:
             problem = self.world.fails.get(f"guest {record.key.ifname}")
             if problem is None and not record.guest:
                 self.world.done.append(f">{record.key.ifname}")
                 self.journal.update(replace(record, guest={"vm": desired.vm, "mac": "m"}), durable=False)
-            standings[record.key] = Standing(Guest("PodAttached" if problem else "GuestVisible", "eth1"), problem)
+            told = self.world.guest or Guest("PodAttached" if problem else "GuestVisible", "eth1")
+            standings[record.key] = Standing(told, problem)
         return standings
 
     def take_back(self, desired, sandbox, records, is_current):
@@ -230,6 +243,29 @@ def test_a_desired_set_is_attached_and_told(story):
     assert states(outcome) == [("x1", "Attached", ""), ("net1", "Attached", "")]
     assert outcome.attachments[0].result["cniVersion"] == "1.1.0"
     assert (outcome.sandbox, outcome.released, story.world.done) == ("s1", (), ["+x1", "+net1"])
+
+
+def test_a_pod_that_bears_the_uid_of_another_changes_nothing_of_it(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    evil = replace(POD, namespace="evil")
+    for desired in (Desired(evil, "r2", (wish("b", "x2"),)), Desired(evil, "", ended=True)):
+        with pytest.raises(Refused, match="not of evil/"):
+            story.engine.apply(desired)
+    assert story.journal.desired(POD.uid).pod == POD
+    assert story.world.done == ["+x1"]
+
+
+def test_a_uid_is_the_pods_whose_sandbox_the_runtime_lists_whoever_came_first(story):
+    evil = replace(POD, namespace="evil")
+    story.engine.apply(Desired(evil, "r0", ()))
+    with pytest.raises(Refused):
+        story.apply("r1", wish("a", "x1"))
+    story.world.listed.add(POD)
+    story.apply("r1", wish("a", "x1"))
+    assert states(story.settled("r1")) == [("x1", "Attached", "")]
+    with pytest.raises(Refused):
+        story.engine.apply(Desired(evil, "r0", ()))
 
 
 def test_what_is_no_longer_wanted_is_detached_and_released(story):
@@ -592,6 +628,45 @@ def test_what_the_guest_has_not_got_is_pending_with_its_result_and_tried_again(s
     del story.world.fails["guest x1"]
     story.outcome(lambda one: states(one)[0] == ("x1", "Attached", ""))
     assert story.world.done == ["+x1", "+x2", ">x2", ">x1"]
+
+
+def test_what_had_no_turn_has_it_at_once_and_first_in_the_next_pass(story):
+    story.world.turns = 1
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"), vm=VM)
+    outcome = story.outcome(lambda one: all(each.state is State.ATTACHED for each in one.attachments))
+    assert {one.guest.state for one in outcome.attachments} == {"GuestVisible"}
+    before = story.world.handings_on
+    time.sleep(0.5)
+    assert story.world.handings_on - before <= 1  # nothing is urgent any more
+
+
+def test_what_a_guest_or_its_machine_says_is_cut_to_size(story):
+    huge = "\ud800" + "x" * 1_000_000
+    story.world.fails["guest x1"] = NotReady("VMRefused", huge)
+    story.world.guest = Guest("PodAttached", huge, addresses=(huge,) * 1000, port=huge)
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"), vm=VM)
+    one, two = story.settled("r1").attachments
+    for text, size in ((one.message, 1024), (two.guest.interface, 64), (two.guest.port, 64)):
+        assert text.startswith("?xx")
+        assert len(text.encode()) == size
+    assert len(two.guest.addresses) == 32
+    assert {len(address) for address in two.guest.addresses} == {64}
+    story.world.fails["leave x2"] = NotReady("VMRefused", huge)
+    story.apply("r2", wish("a", "x1"), vm=VM)
+    (left,) = [each for each in story.settled("r2").attachments if each.state is State.DETACHING]
+    assert len(left.message.encode()) == 1024
+
+
+def test_in_each_pass_the_relay_knows_what_leaves(story):
+    story.apply("r1", wish("a", "podx"), vm=KUBEVIRT)
+    story.settled("r1")
+    story.world.fails["leave podx"] = NotReady("WaitingForGuest", "still there")
+    story.apply("r2", vm=KUBEVIRT)
+    story.settled("r2")
+    assert story.world.leaving == {"podx"}
+    story.apply("r3", wish("a", "podx"), vm=KUBEVIRT)
+    story.settled("r3")
+    assert story.world.leaving == set()
 
 
 def test_what_a_guest_cannot_have_is_refused(story):

@@ -8,7 +8,8 @@ import pytest
 from agent import grpc_server, underlay
 from agent.api import agent_pb2 as api
 from agent.api import agent_pb2_grpc
-from agent.model import AttachmentOutcome, Guest, Hold, Outcome, Pod, PodUID, State
+from agent.guests import wish
+from agent.model import KUBEVIRT, AttachmentOutcome, Guest, Hold, NotReady, Outcome, Pod, PodUID, Refused, State
 from agent.outcomes import Outcomes
 
 POD = Pod(PodUID("u1"), "ns", "p1")
@@ -17,9 +18,11 @@ ELEMENT = json.dumps({"name": "blue", "namespace": "ns", "interface": "net1"})
 
 class Engine:
     def __init__(self) -> None:
-        self.applied, self.told, self.ready = [], [], False
+        self.applied, self.told, self.ready, self.problem = [], [], False, None
 
     def apply(self, desired):
+        if self.problem:
+            raise self.problem
         self.applied.append(desired)
 
     def caught_up(self):
@@ -47,13 +50,23 @@ def test_a_desired_set_arrives_as_it_was_sent(served):
         api.Attachment(element=ELEMENT, config='{"type": "x"}', nad_uid="n1", nad_resource_version="7"),
         api.Attachment(element='{"name": "red", "namespace": "ns"}', hold=hold),
     ]
-    stub.Apply(request(attachments=attachments, vm="kubevirt"), timeout=5)
+    stub.Apply(request(attachments=attachments, kubevirt=True), timeout=5)
     desired = engine.applied[0]
-    assert (desired.pod, desired.revision, desired.ended, desired.vm) == (POD, "r1", False, "kubevirt")
+    assert (desired.pod, desired.revision, desired.ended, desired.vm) == (POD, "r1", False, KUBEVIRT)
     first, second = desired.attachments
     assert (first.selection.network, first.selection.interface, first.config) == ("ns/blue", "net1", '{"type": "x"}')
     assert (first.nad_uid, first.nad_resource_version, first.hold) == ("n1", "7", None)
     assert second.hold == Hold(State.PENDING, "NetworkNotFound", "no red")
+
+
+def test_no_annotation_is_taken_for_the_word_that_kubevirt_runs_the_machine(served):
+    engine, _, stub, _ = served
+    for text in ('{"qmp": "/q"}', KUBEVIRT):
+        stub.Apply(request(vm=text), timeout=5)
+    assert engine.applied[0].vm == '{"qmp": "/q"}'
+    assert engine.applied[1].vm != KUBEVIRT
+    with pytest.raises(Refused, match="not JSON"):
+        wish.parse(engine.applied[1].vm)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,21 @@ def test_what_no_controller_would_send_is_refused_and_named(served, message, nam
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert named in caught.value.details()
     assert engine.applied == []
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (Refused("OtherPod", "not yours"), grpc.StatusCode.FAILED_PRECONDITION),
+        (NotReady("RuntimeUnavailable", "not yours"), grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_a_set_that_the_engine_does_not_take_is_answered_with_the_cause(served, problem, code):
+    engine, _, stub, _ = served
+    engine.problem = problem
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Apply(request(), timeout=5)
+    assert (caught.value.code(), caught.value.details()) == (code, "not yours")
 
 
 def test_a_watch_tells_what_is_known_then_synced_then_what_comes(served):

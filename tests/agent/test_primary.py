@@ -128,8 +128,8 @@ class Sandboxes:
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
 
-    def begin(self, uid, sandbox):
-        self.heard.append(("begin", f"{uid} {sandbox.id}"))
+    def begin(self, pod, sandbox):
+        self.heard.append(("begin", f"{pod.uid} {pod} {sandbox.id}"))
 
     def end(self, container_id):
         self.heard.append(("end", container_id))
@@ -179,12 +179,12 @@ def test_add_passes_the_result_on_once_the_pass_is_done(node):
     node.at_look = later.start
     assert node.add(configured("blue")) == PREVIOUS
     assert later.finished.is_set()
-    assert (node.looks, node.sandboxes.heard) == (["u1"], [("begin", "u1 s1")])
+    assert (node.looks, node.sandboxes.heard) == (["u1"], [("begin", "u1 ns/p1 s1")])
 
 
 def test_add_waits_for_no_pod_without_networks(node):
     assert node.add(configured()) == PREVIOUS
-    assert (node.looks, node.sandboxes.heard) == ([], [("begin", "u1 s1")])
+    assert (node.looks, node.sandboxes.heard) == ([], [("begin", "u1 ns/p1 s1")])
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.REFUSED])

@@ -29,8 +29,10 @@ class Runtime:
     def netns(self, sandbox_id):
         return self.paths.get(sandbox_id, "")
 
-    def run(self, name: str, path: str, *, uid: str = "u1", attempt: int = 0, ready: bool = True) -> None:
-        self.listed.append(cri.Sandbox(ContainerID(name), PodUID(uid), "ns", "p", attempt, 0, ready))
+    def run(
+        self, name: str, path: str, *, uid: str = "u1", pod: str = "p1", attempt: int = 0, ready: bool = True
+    ) -> None:
+        self.listed.append(cri.Sandbox(ContainerID(name), PodUID(uid), "ns", pod, attempt, 0, ready))
         self.paths[name] = path
 
 
@@ -87,6 +89,27 @@ def test_a_path_that_leads_elsewhere_now_is_not_the_same_namespace(runtime, sand
     assert sandboxes.of(POD) is None
 
 
+def test_a_pod_that_bears_the_uid_of_another_does_not_get_its_sandbox(runtime, sandboxes, journal, tmp_path):
+    runtime.run("s1", file(tmp_path, "s1"))
+    assert sandboxes.refresh() == {"s1"}
+    others = [replace(POD, namespace="evil"), replace(POD, name="evil")]
+    assert [sandboxes.of(one) for one in others] == [None, None]
+    assert [sandboxes.is_listed(one) for one in (POD, *others)] == [True, False, False]
+    status = os.stat(tmp_path / "s1")
+    namespace = Namespace(str(tmp_path / "s1"), status.st_dev, status.st_ino)
+    key = Key(ContainerID("s1"), "net1")
+    journal.begin(Record(key, Origin.RUNTIME, Phase.ATTACHED, "", "", "{}", namespace, POD), durable=False)
+    alone = Sandboxes(None, journal, netns.View())
+    assert [alone.is_listed(one) for one in (POD, *others)] == [True, False, False]
+    runtime.away = True
+    assert sandboxes.of(POD).id == "s1"
+    for one in others:
+        with pytest.raises(NotReady):
+            sandboxes.of(one)
+        with pytest.raises(NotReady):
+            sandboxes.is_listed(one)
+
+
 def test_a_pod_of_the_nodes_own_network_is_refused(runtime, sandboxes, tmp_path):
     runtime.run("host", "")
     with pytest.raises(Refused, match="own network"):
@@ -123,7 +146,11 @@ def test_a_refresh_learns_all_and_names_the_living(runtime, sandboxes, tmp_path)
     runtime.run("b", file(tmp_path, "b"), uid="u2", ready=False)
     runtime.run("host", "", uid="u3")
     assert sandboxes.refresh() == {"a", "host"}
-    assert (sandboxes.known(POD.uid), sandboxes.known(PodUID("u2")), sandboxes.known(PodUID("u3"))) == ("a", "", "")
+    assert (
+        sandboxes.known(POD),
+        sandboxes.known(Pod(PodUID("u2"), "ns", "p1")),
+        sandboxes.known(Pod(PodUID("u3"), "ns", "p1")),
+    ) == ("a", "", "")
     runtime.away = True
     assert sandboxes.refresh() is None
 
@@ -138,8 +165,8 @@ def test_a_sandbox_that_the_runtime_is_making_is_the_pods_before_it_is_listed(ru
     runtime.run("old", file(tmp_path, "old"))
     assert sandboxes.of(POD).id == "old"
     new = begun(tmp_path, "new")
-    sandboxes.begin(POD.uid, new)
-    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (new, "new")
+    sandboxes.begin(POD, new)
+    assert (sandboxes.of(POD), sandboxes.known(POD)) == (new, "new")
     sandboxes.refresh()
     (tmp_path / "new").unlink()  # it came to nothing
     assert sandboxes.of(POD).id == "old"
@@ -149,10 +176,10 @@ def test_a_sandbox_that_the_runtime_takes_down_is_nobodys_though_it_is_listed(ru
     runtime.run("s1", file(tmp_path, "s1"))
     assert sandboxes.of(POD).id == "s1"
     sandboxes.end(ContainerID("s1"))
-    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (None, "")
+    assert (sandboxes.of(POD), sandboxes.known(POD)) == (None, "")
     sandboxes.refresh()
-    assert (sandboxes.of(POD), sandboxes.known(POD.uid)) == (None, "")
-    sandboxes.begin(POD.uid, begun(tmp_path, "s1"))  # a caller may use an ID again
+    assert (sandboxes.of(POD), sandboxes.known(POD)) == (None, "")
+    sandboxes.begin(POD, begun(tmp_path, "s1"))  # a caller may use an ID again
     assert sandboxes.of(POD).id == "s1"
 
 

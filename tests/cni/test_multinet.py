@@ -267,6 +267,14 @@ def test_a_value_that_is_no_list_of_elements_says_where(annotation, position, li
     assert str(error) == f"line {line} column {column}: {error.reason}"
 
 
+def test_more_elements_than_any_pod_has_use_for_are_an_annotation_error():
+    names = [f"n{number}" for number in range(multinet.MAX_ELEMENTS)]
+    for write in (",".join, lambda many: json.dumps([{"name": one} for one in many])):
+        assert len(multinet.parse(write(names), "default")) == 256
+        with pytest.raises(multinet.AnnotationError, match="257 networks are more than the 256"):
+            multinet.parse(write([*names, "more"]), "default")
+
+
 @pytest.mark.parametrize("annotation", ["[" * 5000, "[NaN]", "[1e999]", f"[{'9' * 5000}]"])
 def test_json_that_nobody_could_read_is_an_annotation_error(annotation):
     with pytest.raises(multinet.AnnotationError):

@@ -8,6 +8,16 @@ from typing import Any
 
 from controller.model import NETWORK_STATUS, NETWORKS, Network, Outcome, Pod, PodRef, PodUID, Progress, State, pod_from
 
+STATIC: Mapping[str, Any] = {  # what a kubelet writes into the mirror of a static pod
+    "annotations": {
+        "kubernetes.io/config.hash": "hash-of-the-file",
+        "kubernetes.io/config.mirror": "hash-of-the-file",
+        "kubernetes.io/config.seen": "2026-01-01T00:00:00.000000000Z",
+        "kubernetes.io/config.source": "file",
+    },
+    "owners": [{"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "uid-node-1", "controller": True}],
+}
+
 
 def document(name: str = "p", **parts: Any) -> dict[str, Any]:
     """Return a v1 Pod. `networks` and `status`: texts of the annotations; the rest as the names say."""
@@ -23,6 +33,8 @@ def document(name: str = "p", **parts: Any) -> dict[str, Any]:
         metadata["annotations"] = annotations
     if parts.get("labels"):
         metadata["labels"] = parts["labels"]
+    if parts.get("owners"):
+        metadata["ownerReferences"] = parts["owners"]
     if parts.get("deleting"):
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     status: dict[str, Any] = {"phase": parts.get("phase", "Running")}

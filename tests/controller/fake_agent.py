@@ -48,6 +48,9 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
             context.abort(self.refuse, "as the test wants it")
         with self._lock:
             self.applied.append((time.monotonic(), request))
+            before = self.pods.get(request.pod.uid)
+            if before is not None and before.desired.pod != request.pod:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the UID is another pod's")
             pod = self.pods.setdefault(request.pod.uid, FakePod())
             pod.desired = request
             if not self.is_silent:

@@ -10,6 +10,7 @@ from controller.agents import Agents, Listeners
 from controller.desired import Attachment, Desired, Hold
 from controller.model import Guest, PodRef, PodUID, State
 from controller.nodes import Underlay
+from controller.reconcile import Rejected
 from controller.workers import Unavailable
 from tests.controller.fake_agent import FakeAgent, serving
 
@@ -146,6 +147,19 @@ def test_several_listeners_hear_the_same():
     assert ears[0].calls == ears[1].calls == [("synced", []), ("told", "outcome"), ("lost", None)]
 
 
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(grpc.StatusCode.FAILED_PRECONDITION, Rejected), (grpc.StatusCode.UNAVAILABLE, Unavailable)],
+)
+def test_what_the_agent_will_never_take_is_told_from_what_can_be_tried_again(target, agents, code, error):
+    fake = FakeAgent()
+    fake.refuse = code
+    with serving(fake, target):
+        for send in (lambda: agents.apply(REF, WISH), lambda: agents.end(REF)):
+            with pytest.raises(error, match="as the test wants it"):
+                send()
+
+
 def test_the_virtual_machine_goes_both_ways(target, agents):
     guest = api.Guest(state="Attached", interface="eth1", mac="m", addresses=["a"], port="rp1", evidence="driver")
     message = api.Outcome(
@@ -154,8 +168,9 @@ def test_the_virtual_machine_goes_both_ways(target, agents):
     )
     fake, listener, stop = FakeAgent(), Listener(), threading.Event()
     with serving(fake, target):
-        agents.apply(REF, replace(WISH, vm="kubevirt"))
-        assert fake.requests("uid-p")[0].vm == "kubevirt"
+        agents.apply(REF, replace(WISH, vm="{}"))
+        agents.apply(REF, replace(WISH, is_kubevirts=True))
+        assert [(one.vm, one.kubevirt) for one in fake.requests("uid-p")] == [("{}", False), ("", True)]
         threading.Thread(target=agents.follow, args=(listener, stop), daemon=True).start()
         listener.wait("synced")
         fake.say(message)

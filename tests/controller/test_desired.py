@@ -1,4 +1,6 @@
 import json
+import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -138,8 +140,14 @@ def test_how_a_virtual_machine_is_reached_is_part_of_the_wish():
 
 def test_kubevirts_pods_are_known_by_their_label_whatever_else_they_say():
     found = wish("blue@podx", **LAUNCHER, annotations={"hotnic.dev/vm": "{}"})
-    assert found.vm == "kubevirt"
-    assert wish("blue@podx", labels={"kubevirt.io": "virt-handler"}).vm == ""
+    assert (found.vm, found.is_kubevirts) == ("", True)
+    assert not wish("blue@podx", labels={"kubevirt.io": "virt-handler"}).is_kubevirts
+
+
+def test_an_annotation_makes_no_pod_kubevirts():
+    found = wish("blue", annotations={"hotnic.dev/vm": "kubevirt"})
+    assert (found.vm, found.is_kubevirts, len(found.attachments)) == ("kubevirt", False, 1)
+    assert found.revision != wish("blue@net1", **LAUNCHER).revision
 
 
 def test_in_kubevirts_pods_an_element_without_interface_is_none_of_ours():
@@ -156,3 +164,31 @@ def test_the_empty_annotation_that_kubevirt_leaves_asks_for_nothing():
 def test_a_pod_whose_way_to_the_machine_changes_has_changed():
     before, after = (build.pod(networks="blue", annotations={"hotnic.dev/vm": one}) for one in ("a", "b"))
     assert not before.says_the_same(after)
+
+
+def test_whatever_the_agent_is_sent_anew_has_another_revision():
+    def revision(networks: str = "blue,red", version: int = 1, config: str = "{}", **parts: object) -> str:
+        blue = replace(build.network("blue", version=version), config=config)
+        found = desired(build.pod(networks=networks, **parts), {**NETWORKS, blue.key: blue}.get, OPEN)
+        assert isinstance(found, Desired)
+        return found.revision
+
+    assert revision() == revision()
+    others = {
+        revision("red,blue"), revision("blue,red@net2"), revision("blue,red,ghost"), revision("blue,red,x/y/z@net3"),
+        revision(version=2), revision(config="{ }"),
+        revision(annotations={"hotnic.dev/vm": "{}"}), revision(**LAUNCHER),
+    }  # fmt: skip
+    assert len(others | {revision()}) == 9
+
+
+def test_a_long_definition_that_many_elements_name_costs_no_more_than_once():
+    blue = replace(build.network("blue"), config="x" * (1 << 20))
+    pod = build.pod(networks=",".join(["blue"] * 256))
+    tracemalloc.start()
+    try:
+        desired(pod, {blue.key: blue}.get, OPEN)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import logging
 import statistics
 import threading
@@ -43,7 +44,7 @@ class Following:
         self.calls: list[tuple[str, float]] = []
         self.restarts = 0
         self.news = threading.Condition()
-        self.table = Table(lambda pod: pod.ref.uid, self._changed)
+        self.table = Table(lambda pod: pod.ref, self._changed)
         self.stop = threading.Event()
         follower = follow.Follower(kube_of(url), kube.pods_of("node-1"), self.table, self._restarted)
         self.thread = threading.Thread(target=follower.run, args=(self.stop,), daemon=True)
@@ -270,20 +271,62 @@ def test_a_kind_that_does_not_exist_yet_has_no_objects():
         one.wait("+a")
 
 
-def test_an_object_that_cannot_be_read_is_told_and_survived(caplog):
+def test_an_object_that_cannot_be_read_is_told_and_costs_the_others_nothing(caplog):
+    bad = {"metadata": {"namespace": "ns", "name": "bad", "resourceVersion": "11"}}
     lists = []
 
     def answer(request):
         if "watch" not in request.query:
             lists.append(1)
-            request.reply(200, page({"metadata": {}} if len(lists) == 1 else build.document("a")))
+            request.reply(200, page(bad, build.document("a")))
         else:
             request.start_stream()
+            request.event("MODIFIED", bad)
+            request.event("ADDED", build.document("b", version=12))
             time.sleep(1)
 
     with caplog.at_level(logging.ERROR), following(answer) as one:
-        one.wait("+a")
-    assert any(record.exc_info for record in caplog.records)
+        one.wait("+a", "+b")
+    assert len(lists) == 1
+    assert len([one for one in caplog.records if one.exc_info and "ns/bad" in one.getMessage()]) == 2
+
+
+def test_an_object_that_cannot_be_read_and_is_deleted_is_gone():
+    bad = {"metadata": {"namespace": "ns", "name": "a", "resourceVersion": "11"}}
+    lists = []
+
+    def answer(request):
+        if "watch" not in request.query:
+            lists.append(1)
+            request.reply(200, page(*[build.document("a")] * (len(lists) == 1)))
+        else:
+            request.start_stream()
+            if len(lists) == 1:
+                request.event("DELETED", bad)
+            time.sleep(1)
+
+    with following(answer) as one:
+        one.wait("+a", "-a")
+
+
+@pytest.mark.parametrize("levels", [1_200, 9_000])
+def test_an_object_that_is_nested_too_deeply_to_be_read_costs_the_others_nothing(levels):
+    def deep(name: str, version: int) -> bytes:
+        text = json.dumps(build.document(name, version=version, annotations={"x": "@"}))
+        return text.encode().replace(b'"@"', b'[{"[":' * (levels // 2) + b"1" + b"}]" * (levels // 2))
+
+    def answer(request):
+        if "watch" not in request.query:
+            items = b",".join((deep("a", 1), json.dumps(build.document("b")).encode()))
+            request.reply(200, b'{"items": [%s], "metadata": {"resourceVersion": "10"}}' % items)
+        else:
+            request.start_stream()
+            request.send(b'{"type": "ADDED", "object": %s}\n' % deep("c", 11))
+            request.event("ADDED", build.document("d", version=12))
+            time.sleep(1)
+
+    with following(answer) as one:
+        one.wait("+a", "+b", "+c", "+d")
 
 
 # -- reads and writes -----------------------------------------------------------------------------------------------

@@ -123,6 +123,19 @@ def test_who_comes_back_to_an_expired_lease_of_his_own_begins_anew(store, clock)
     assert calls == ["a", "a"]
 
 
+def test_a_renewal_that_is_answered_after_the_old_term_has_ended_begins_anew(store, clock):
+    """Whatever was left undone in the gap must be taken up."""
+    one, calls = elector(store, "a")
+    attempt(one)
+    clock.now += leader.LEAD_S - 1.0
+    store.slow = lambda: setattr(clock, "now", clock.now + 2.0)
+    assert attempt(one)
+    assert calls == ["a", "a"]
+    store.slow = lambda: None
+    assert attempt(one)
+    assert calls == ["a", "a"]
+
+
 def test_a_renewal_that_somebody_else_was_quicker_than_does_not_count(store, clock):
     (one, _), (other, _) = elector(store, "a"), elector(store, "b")
     attempt(one)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from controller import macs, relay, vm_objects, workers
+from controller.inventory import Inventory
 from controller.model import Network
 from controller.policy import Policy
 from controller.reconcile import Conflict, Gone
@@ -286,6 +287,23 @@ def test_a_network_that_comes_late_is_waited_for(story):
     assert list(story.cluster.interfaces()) == ["default"]
     one.inventory.networks.change(network("red"))
     until(lambda: "net1" in story.cluster.interfaces())
+
+
+def test_a_network_that_is_no_longer_asked_for_is_no_news_to_the_vm():
+    touched: list[str] = []
+    inventory = Inventory(Policy(), macs.parse("02:00:00:00:00:00/24"), touched.append)
+    vm = machines.machine("red@net1")
+    assert not inventory.world(vm).has_network("ns/red")
+    inventory.networks.change(network("red"))
+    assert touched == [vm.key]
+    assert not inventory.world(vm).has_network("ns/blue")
+    inventory.networks.delete(network("red"))
+    assert touched == [vm.key]
+    inventory.networks.change(network("blue"))
+    assert touched == [vm.key] * 2
+    inventory.forget(vm.key)
+    inventory.networks.delete(network("blue"))
+    assert touched == [vm.key] * 2
 
 
 def test_a_migration_is_waited_for(story):
@@ -600,6 +618,17 @@ def test_an_annotation_on_an_instance_without_a_vm_is_told_to_do_nothing_once(st
     story.rest()
     assert len(story.cluster.events) == 1
     assert story.cluster.patches == []
+
+
+def test_an_instance_that_comes_back_is_told_again_and_nothing_is_kept_of_one_that_is_gone(story):
+    one = story.start()
+    alone = machines.instance_document(name="alone", owner="", annotations={WISH: "blue"})
+    for _ in range(2):
+        one.inventory.instances.change(vm_objects.instance_from(copy.deepcopy(alone)))
+        story.rest()
+        one.inventory.instances.delete(vm_objects.instance_from(copy.deepcopy(alone)))
+        story.rest()
+    assert [reason for reason, _ in story.cluster.events] == ["Unsupported"] * 2
 
 
 def test_a_vm_that_is_deleted_is_left_to_kubevirt(story):

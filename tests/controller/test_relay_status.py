@@ -216,6 +216,8 @@ def test_entries_of_others_stay_as_they_are():
 def test_what_no_program_can_read_is_replaced():
     assert len(entries(vm_with(status="nonsense"))) == 1
     assert len(entries(vm_with(status='{"a": 1}'))) == 1
+    assert len(entries(vm_with(status="[" * 100_000))) == 1
+    assert len(entries(vm_with(status="[" * 5_000 + "]" * 5_000))) == 1
 
 
 def test_a_second_look_writes_nothing_and_tells_nothing():

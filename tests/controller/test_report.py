@@ -5,7 +5,7 @@ import pytest
 
 from controller.desired import Attachment, Desired, Hold, Malformed, NotApplicable, Refusal
 from controller.model import Condition, Guest, State
-from controller.report import EVENT_BYTES, Report, report
+from controller.report import EVENT_BYTES, Report, report, shortened
 from tests.controller import build
 from tests.controller.build import attached, entries, lacking, outcome
 
@@ -353,3 +353,17 @@ def test_an_entry_of_another_network_is_not_said_to_leave():
 def test_an_interface_that_is_no_longer_a_guests_loses_what_was_said_of_it():
     pod = build.pod(networks="x", status=report(build.pod(networks="x"), ONE, outcome(VISIBLE), NOW).status)
     assert "hotnic.dev/vm" not in json.loads(report(pod, ONE, outcome(attached("net1")), NOW).status)[0]
+
+
+@pytest.mark.parametrize("before", ["[" * 100_000, "[" * 5_000 + "]" * 5_000])
+def test_a_status_that_is_nested_too_deeply_is_replaced(before):
+    found = report(build.pod(networks="blue@net1", status=before), ONE, outcome(attached("net1")), NOW)
+    assert interfaces(found.status) == ["net1"]
+
+
+def test_half_a_surrogate_pair_in_the_status_is_told_as_what_can_be_sent():
+    before = json.dumps([{"name": "ns/\ud800", "interface": "net1", "ips": ["\ud800"]}])
+    found = report(build.pod(status=before), NONE, outcome(released=["net1 ns/?"]), NOW)
+    assert "net1" in told(found)[1]
+    assert told(found)[1].isascii()
+    assert shortened("\ud800", 100) == "?"

@@ -557,6 +557,25 @@ def test_a_pod_that_goes_while_its_status_is_written_is_no_failure(story, caplog
 # -- policy -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("owners", [[], build.STATIC["owners"]], ids=["annotations", "all-marks"])
+def test_a_pod_that_names_the_uid_of_another_harms_it_in_no_way(story, owners, caplog):
+    story.cluster.annotate("p", networks="blue@net1")
+    until(lambda: story.published() == ["net1"])
+    uid = {"kubernetes.io/config.hash": "uid-p", "kubernetes.io/config.mirror": "uid-p"}
+    marks = {**uid, "kubernetes.io/config.source": "file"}
+    evil = story.cluster.put(build.document("evil", networks="red@net7", annotations=marks, owners=owners))
+    until(lambda: any(request.pod.name == "evil" for _, request in story.agent.applied))
+    story.cluster.annotate("p", networks="blue@net1,red@net2")
+    until(lambda: story.published() == ["net1", "net2"])
+    story.cluster.delete("evil")
+    until(lambda: any(request.pod.name == "evil" and request.ended for _, request in story.agent.applied))
+    story.rest()
+    assert story.links() == ["net1", "net2"]
+    assert not [one for one in caplog.records if "tried again" in one.getMessage()]
+    assert not story.controller._dialogue.knows(evil.ref)
+    assert {request.pod.name for request in story.agent.requests("uid-p")} == ({"p", "evil"} if owners else {"p"})
+
+
 def test_networks_of_other_namespaces_are_refused_where_policy_says_so(story):
     story.stop()
     story.policy = Policy(isolated=True)
