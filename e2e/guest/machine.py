@@ -90,25 +90,23 @@ class Machine:
             self.command(), env=debs.environment(self.qemu), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
         ) as process:  # fmt: skip
-            alarm = threading.Timer(timeout, _end, (process, late))
-            boot = threading.Timer(min(BOOT_S, timeout), self._end_asleep, (process, asleep))
-            alarm.start()
-            boot.start()
-            try:
+            timers: list[threading.Timer] = []
+            try:  # at once: whoever is told to end just now must not wait for the guest
+                timers.append(_started(timeout, lambda: _end(process, late)))
+                timers.append(_started(min(BOOT_S, timeout), lambda: self._is_asleep() and _end(process, asleep)))
                 assert process.stdout is not None
                 while chunk := os.read(process.stdout.fileno(), 65536):
                     output(chunk)
             finally:
-                alarm.cancel()
-                boot.cancel()
                 process.kill()
+                for timer in timers:
+                    timer.cancel()
         if asleep.is_set() and timeout > BOOT_S:
             return None
         return f"the guest did not end within {timeout:.0f} s" if late.is_set() or asleep.is_set() else ""
 
-    def _end_asleep(self, process: subprocess.Popen[bytes], asleep: threading.Event) -> None:
-        if not self.console.exists() or UP not in self.console.read_text(errors="replace"):
-            _end(process, asleep)
+    def _is_asleep(self) -> bool:
+        return not self.console.exists() or UP not in self.console.read_text(errors="replace")
 
     def _outcome(self, failure: str) -> int:
         said = self.status.read_text().strip() if self.status.exists() else ""
@@ -118,6 +116,14 @@ class Machine:
         return int(said)
 
 
-def _end(process: subprocess.Popen[bytes], late: threading.Event) -> None:
-    late.set()
+def _started(seconds: float, action: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _end(process: subprocess.Popen[bytes], why: threading.Event) -> bool:
+    why.set()
     process.kill()
+    return True
