@@ -6,23 +6,27 @@ Rules
 1. Move and new name are one message: the kernel does both under one lock, so that nobody else (udev, above all) finds
    the link under a name that it does not keep. It refuses a name that is taken after the move, though: callers look
    before, and find the link by its mark afterwards.
-2. A link's first change is its mark, and its last one that the mark goes (agent.hardware, rule 1).
+2. A link's first change is its mark, and its last one that the mark goes (agent.hardware, rule 1). On its way back it
+   gets the mark with the move: the pod may have taken it off.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agent import links, rtnl
-from agent.hardware import Chosen, Function, Hardware, State, VirtualFunction
+from agent.hardware import Chosen, Function, Hardware, State, Taken, VirtualFunction
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 _VXLAN_LINK = 3  # IFLA_VXLAN_LINK
 KEPT_FLAGS = IFF_UP | IFF_PROMISC | IFF_ALLMULTI
 WITH_FUNCTIONS = ("IFLA_EXT_MASK", 9)  # RTEXT_FILTER_VF, and without statistics
 
+_LEAD_NOWHERE = frozenset({"dummy", "ifb"})
+_NEWNSID, _GETNSID = 88, 90  # RTM_*
+_NSID, _BY_FD, _FOR = 1, 3, 4  # NETNSA_NSID, _FD, _TARGET_NSID
 _LINK_HEADER = struct.Struct("=BxHiII")  # struct ifinfomsg
 _FUNCTIONS, _ONE, _VLAN_INFO = 22, 1, 1  # IFLA_VFINFO_LIST, IFLA_VF_INFO, IFLA_VF_VLAN_INFO
 _MAC, _VLAN, _SPOOFCHK, _LINK_STATE, _RATE, _TRUST, _VLAN_LIST = 1, 2, 4, 5, 6, 9, 12  # IFLA_VF_*
@@ -33,7 +37,7 @@ def state(message: rtnl.LinkMessage) -> State:
     """Return all of a link that has to be as it was when it comes back."""
     return State(
         message.name, message.mac, message.mtu, message.queue, message.flags & KEPT_FLAGS, message.alias,
-        message.bus, message.device, message.permanent,
+        message.bus, message.device, message.permanent, message.kind, message.parent, message.parent_netns,
     )  # fmt: skip
 
 
@@ -67,12 +71,74 @@ def _below(one: rtnl.LinkMessage) -> int:
     return 0 if one.elsewhere or one.kind == "veth" else one.parent
 
 
-def is_taken(message: rtnl.LinkMessage, mark: str, bus: str, device: str, permanent: str) -> bool:
-    """Whether that is the link: by its mark, or by the device behind it and, where one is said, its permanent MAC."""
-    if message.alias.startswith(f"{mark} "):
+def is_marked(message: rtnl.LinkMessage, what: Taken) -> bool:
+    return message.alias.startswith(f"{what.mark} ")
+
+
+def is_taken_on_node(message: rtnl.LinkMessage, what: Taken) -> bool:
+    """Whether a link of the node is the one that was taken, and not yet given back.
+
+    A virtual one comes there by nobody's hand but ours, and bears its mark.
+    """
+    if what.was and what.was.device:
+        return _same_device(message, what.was)
+    return is_marked(message, what)
+
+
+def is_taken_in_pod(message: rtnl.LinkMessage, what: Taken, parent_netns: Callable[[int], int | None]) -> bool:
+    """Whether a link of the pod is proven to be the one that was taken (agent.hardware, rules 2 and 3).
+
+    `parent_netns`: what the node calls the namespace that the pod calls so.
+    """
+    was = what.was
+    if was is None:
+        return is_marked(message, what) and bool(message.device) and not message.kind
+    if was.device:
+        return _same_device(message, was)
+    if message.device or message.kind != was.kind:
+        return False
+    if was.kind in _LEAD_NOWHERE:
+        return is_marked(message, what)
+    same = was.parent != 0 and message.parent == was.parent and message.parent_netns >= 0
+    return same and parent_netns(message.parent_netns) == was.parent_netns
+
+
+def is_it(message: rtnl.LinkMessage, what: Taken) -> bool:
+    """Whether a link that is on the node, out of the pod's reach, is the one that was taken; as far as is known."""
+    was = what.was
+    if was is None:
         return True
-    same = bool(device) and (message.bus, message.device) == (bus, device)
-    return same and permanent in ("", message.permanent)
+    if was.device:
+        return _same_device(message, was)
+    made_on = (message.kind, message.parent, message.parent_netns)
+    return not message.device and made_on == (was.kind, was.parent, was.parent_netns)
+
+
+def _same_device(message: rtnl.LinkMessage, was: State) -> bool:
+    same = (message.bus, message.device, message.kind) == (was.bus, was.device, was.kind)
+    return same and was.permanent in ("", message.permanent)
+
+
+def name_on_node(pod: rtnl.Socket, node_fd: int, netns: int) -> int | None:
+    """Return what the node calls a namespace that the pod calls so: -1 for the node's own, None where it has no name.
+
+    `node_fd`: the node's namespace.
+    """
+    own = _netns(pod, _attribute(_BY_FD, struct.pack("=I", node_fd)))
+    if own == netns:
+        return -1
+    if own < 0:
+        chosen = _attribute(_NSID, struct.pack("=i", -1)) + _attribute(_BY_FD, struct.pack("=I", node_fd))
+        pod.exchange(_NEWNSID, bytes(4) + chosen, rtnl.ACK)
+        own = _netns(pod, _attribute(_BY_FD, struct.pack("=I", node_fd)))
+    there = _netns(pod, _attribute(_NSID, struct.pack("=i", netns)) + _attribute(_FOR, struct.pack("=i", own)))
+    return there if there >= 0 else None
+
+
+def _netns(where: rtnl.Socket, asked: bytes) -> int:
+    """Return a namespace's name; -1: it has none."""
+    (answer,) = where.exchange(_GETNSID, bytes(4) + asked)
+    return int(struct.unpack("=i", dict(links.attributes(answer, 4))[_NSID])[0])
 
 
 def mark(node: rtnl.Socket, ifindex: int, alias: str) -> None:
@@ -80,9 +146,10 @@ def mark(node: rtnl.Socket, ifindex: int, alias: str) -> None:
     node.do(rtnl.SETLINK, {"index": ifindex}, [("IFLA_IFALIAS", alias)])
 
 
-def move(where: rtnl.Socket, ifindex: int, netns_fd: int, name: str) -> None:
-    """Move a link to the namespace, down, where it has this name."""
-    where.do(rtnl.SETLINK, {"index": ifindex}, [("IFLA_NET_NS_FD", netns_fd), ("IFLA_IFNAME", name)])
+def move(where: rtnl.Socket, ifindex: int, netns_fd: int, name: str, alias: str | None = None) -> None:
+    """Move a link to the namespace, down, where it has this name; and this alias, if one is said."""
+    marked = [] if alias is None else [("IFLA_IFALIAS", alias)]
+    where.do(rtnl.SETLINK, {"index": ifindex}, [("IFLA_NET_NS_FD", netns_fd), ("IFLA_IFNAME", name), *marked])
 
 
 def rename(where: rtnl.Socket, ifindex: int, name: str) -> None:

@@ -3,9 +3,15 @@
 What agent.devices may ask of them, and the steps that change them (as agent.links has it for all links).
 
 Rules
-1. A link that is taken bears a mark from before the first change of it until all is as it was: its alias. By that, or
-   by the device behind it and its permanent MAC, it is found again wherever it is, under whatever name.
-2. Indexes are good for one step only: a link may get another one whenever it moves.
+1. A link that is taken bears a mark from before the first change of it until all is as it was: its alias. The pod can
+   read it, take it off, and give it to a link of its own: it is a hint, and no proof of anything.
+2. A link of a pod is the one that was taken where the kernel proves it by what no pod can make: the device behind it
+   (with its permanent MAC), or that its other end, or the link it is made on, is the same as on the node, outside the
+   pod. Indexes are no proof: who deletes a link, or moves it on, may make another one under its index. What leads
+   nowhere is as good as any other of its kind. Whatever is not proven stays in the pod.
+3. Of a link that the journal knows nothing about, only hardware comes back by its mark: it would come to the node by
+   itself when the pod ends, under any name that the pod chose.
+4. Indexes are good for one step only: a link may get another one whenever it moves.
 """
 
 from __future__ import annotations
@@ -33,6 +39,9 @@ class State:
     bus: str = ""
     device: str = ""  # the one behind the link, as its bus calls it
     permanent: str = ""  # MAC
+    kind: str = ""
+    parent: int = 0  # index of its other end, or of the link that it is made on
+    parent_netns: int = -1  # the namespace that `parent` is in, as the node calls it; -1: the node's own
 
     def note(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -138,12 +147,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A link that was taken, known as (Link, Where) or None: by its mark, or by the hardware where that is known."""
+    """A link that was taken, known as (Link, Where) or None. `was`: None where nothing is known of it (rule 3)."""
 
     mark: str
-    bus: str = ""
-    device: str = ""
-    permanent: str = ""
+    was: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +190,7 @@ class Lend:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """Move a link to the node, if it is not there, and make it what it was; its mark goes last.
+    """Move a link to the node, if it is not there, and make it what it was, if it is `taken`; its mark goes last.
 
     Where another link has its name by now it gets the first free one of `names`.
     """
@@ -191,6 +198,7 @@ class GiveBack:
     link: Link
     where: Where
     was: State
+    taken: Taken
     setup: Setup = Setup()
 
 

@@ -56,13 +56,32 @@ def _candidate(
 
 
 def _read_taken(place: Place, what: hardware.Taken) -> tuple[Link, Where] | None:
-    for where in (Where.IN_POD, Where.NODE):
-        if where is Where.NODE or place.pod is not None:
-            with translated("list links"):
-                for one in place.socket(where).dump(rtnl.GETLINK, {}, [NO_STATISTICS]):
-                    if borrowing.is_taken(one, what.mark, what.bus, what.device, what.permanent):
-                        return link(one), where
-    return None
+    """Where several are as good, as the ports of a card or what is made on one link, the mark says which one it is."""
+    name = what.was.name if what.was else ""
+    with translated("list links"):
+        there = [(one, Where.IN_POD) for one in _taken_in_pod(place, what)]
+        on_node = place.node.dump(rtnl.GETLINK, {}, [NO_STATISTICS])
+        there += [(one, Where.NODE) for one in on_node if borrowing.is_taken_on_node(one, what)]
+    there.sort(key=lambda found: (not borrowing.is_marked(found[0], what), found[0].name != name))
+    return (link(there[0][0]), there[0][1]) if there else None
+
+
+def _taken_in_pod(place: Place, what: hardware.Taken) -> list[rtnl.LinkMessage]:
+    if place.pod is None:
+        return []
+    pod = place.pod
+    with netns.own() as node:
+        there = pod.dump(rtnl.GETLINK, {}, [NO_STATISTICS])
+        proven = [
+            one
+            for one in there
+            if borrowing.is_taken_in_pod(one, what, lambda name: borrowing.name_on_node(pod, node, name))
+        ]
+    for one in there if not proven else ():
+        if borrowing.is_marked(one, what):
+            name = what.was.name if what.was else "unknown"
+            log.warning("link %s of a pod bears the mark of interface %s, and is not proven to be it", one.name, name)
+    return proven
 
 
 def _read_settings(place: Place, what: hardware.Settings) -> hardware.VirtualFunction | None:
@@ -100,13 +119,24 @@ def _give_back(place: Place, step: hardware.GiveBack) -> None:
     with translated(f"give interface {name} back to the node"):
         if step.where is Where.IN_POD:
             with netns.own() as node:
-                borrowing.move(place.socket(Where.IN_POD), step.link.index, node, name)
+                alias = f"{step.taken.mark} {step.was.name}"
+                borrowing.move(place.socket(Where.IN_POD), step.link.index, node, name, alias)
         elif step.link.name != name:
             borrowing.rename(place.node, step.link.index, name)
         there = place.node.get(rtnl.GETLINK, {}, [("IFLA_IFNAME", name)])
+        if not borrowing.is_it(there, step.taken):
+            _refuse(place, step, there.index)
         borrowing.restore(place.node, there, step.was)
         returning.put_back(place.node, there.index, step.setup)
         borrowing.mark(place.node, there.index, step.was.alias)
+
+
+def _refuse(place: Place, step: hardware.GiveBack, ifindex: int) -> None:
+    """Raise CNIError 11; a link that the pod has put in the other's place since it was read goes back to it."""
+    if step.where is Where.IN_POD:
+        borrowing.move(place.node, ifindex, place.netns_fd, step.link.name)
+    message = f"what is in the place of interface {step.was.name} is not the one that was lent"
+    raise errors.CNIError(errors.Code.TRY_AGAIN, message)
 
 
 def _free_name(node: rtnl.Socket, step: hardware.GiveBack) -> str:

@@ -185,6 +185,7 @@ class LinkMessage:
     permanent: str  # MAC
     elsewhere: bool  # `parent` is in another namespace
     functions: bytes  # IFLA_VFINFO_LIST, for who asks for it
+    parent_netns: int = -1  # the namespace that `parent` is in, as this one calls it; -1: this one
 
 
 def _link(message: bytes) -> LinkMessage:
@@ -210,6 +211,7 @@ def _link(message: bytes) -> LinkMessage:
         permanent=found.get(54, b"").hex(":"),
         elsewhere=37 in found,
         functions=found.get(22, b""),
+        parent_netns=int.from_bytes(found.get(37, b"\xff"), sys.byteorder, signed=True),
     )
 
 

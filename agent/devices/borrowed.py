@@ -1,14 +1,15 @@
 """Pure: a link of the node that an attachment has taken, and how it is given back, from any state.
 
-Known by its mark (an alias, which tells its name on the node too: enough to give it back without a journal), or where
-the pod has changed that, by the device behind it and its permanent MAC. A virtual link without either stays in the
-pod, and dies with it; a device's link returns to the node by itself then, under the name that it had in the pod, but
-in the kernel's own time: a DEL waits for that, as it has to be renamed.
+Known by what the kernel says of it and the pod cannot change (agent.hardware, rule 2); its mark, an alias, tells its
+name on the node, and that it is not given back yet. A virtual link that is not proven stays in the pod, and dies with
+it, as one does that the journal knows nothing about; a device's link returns to the node by itself then, under the name
+that it had in the pod, but in the kernel's own time: a DEL waits for that, as it has to be renamed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from agent import hardware, options
@@ -27,8 +28,8 @@ class Borrowed:
         self._setup = hardware.remembered_setup(saved)
         was = self.was or State("")
         # a card with two ports has two links; a function has one, whose driver may take any new MAC for permanent
-        permanent = "" if self.function else was.permanent
-        self._read = Taken(self._mark, was.bus, was.device, permanent)
+        known = replace(self.was, permanent="") if self.was and self.function else self.was
+        self._read = Taken(self._mark, known)
         self._behind = Behind(was.bus, was.device) if was.device else None
 
     def reads(self) -> tuple[Read, ...]:
@@ -48,7 +49,10 @@ class Borrowed:
 
     def before(self, link: Link, now: State) -> State:
         """Return how a link was before it was taken, of which only this is known now."""
-        return State(link.alias.removeprefix(f"{self._mark} ")) if self.is_marked(link) else now
+        if not self.is_marked(link):
+            return now
+        name = link.alias.removeprefix(f"{self._mark} ")
+        return replace(now, name=name, mac=None, mtu=None, queue=None, flags=None, alias="")
 
     def _refuse_while_away(self, have: Have) -> None:
         device = have.facts.get(self._behind) if self._behind else None
@@ -65,5 +69,5 @@ class Borrowed:
         was = self.was or State(link.alias.removeprefix(f"{self._mark} "))
         if where is Where.NODE and not self.is_marked(link) and link.name in hardware.names(was.name):
             return ()  # not taken yet, or given back already
-        back = GiveBack(link, where, was, self._setup)
+        back = GiveBack(link, where, was, self._read, self._setup)
         return (SetFunction(self.function, self.settings), back) if self.function else (back,)

@@ -61,6 +61,7 @@ class HostDevice(Device):
         self._allowed_in_use = options.flag(call.config, "allowInUse")
         self._chosen = _chosen(call.config)
         self._wish = _function_wish(call.config, asked)
+        self._key = call.key
         self._borrowed = Borrowed(call.key, call.saved)
 
     def reads(self) -> tuple[Read, ...]:
@@ -97,8 +98,14 @@ class HostDevice(Device):
         )
 
     def memory(self, have: Have) -> Mapping[str, Any] | None:
+        """Besides: the link is known by what is returned from now on, in the pod as well."""
         if self._borrowed.was is not None:
             return None  # the first one is the true one
+        note = self._note(have)
+        self._borrowed = Borrowed(self._key, note)
+        return note
+
+    def _note(self, have: Have) -> Mapping[str, Any]:
         selection: Selection = have.facts[self._chosen]
         if self._borrowed.in_pod(have) is not None or len(selection.candidates) != 1:
             return {"claims": self._claims(selection)}

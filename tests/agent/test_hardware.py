@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from agent import borrowing
-from agent.hardware import State, VirtualFunction, remembered
+from agent.hardware import State, Taken, VirtualFunction, remembered
 from agent.journal import Journal
 from agent.model import ContainerID, Key, Namespace, Origin, Phase, Record
 from agent.rtnl import LinkMessage
@@ -65,12 +65,58 @@ def test_what_is_claimed_is_refused_to_another_until_the_record_goes(tmp_path):
     journal.save(two, {"claims": ["hostInterface eth1"]})
 
 
-def test_a_taken_link_is_known_by_its_mark_or_by_its_hardware():
-    def seen(alias: str = "", device: str = "0000:3b:00.0", permanent: str = "02:00:00:00:00:01") -> bool:
-        message = LinkMessage(
-            1, 0, "x", "", "", 0, 0, 0, 0, alias, 0, b"", b"", "pci", device, permanent, False, b""
-        )  # fmt: skip
-        return borrowing.is_taken(message, "hotnic ab", "pci", "0000:3b:00.0", "02:00:00:00:00:01")
+PCI, MAC, MARK = "0000:3b:00.0", "02:00:00:00:00:01", "hotnic ab"
+CARD = State("eth1", bus="pci", device=PCI, permanent=MAC)
 
-    assert (seen(), seen("hotnic ab eth1", "", ""), seen("hotnic abc eth1", "")) == (True, True, False)
-    assert (seen(permanent="02:00:00:00:00:02"), seen(device="0000:3b:00.1")) == (False, False)
+
+def seen(alias: str = "", device: str = "", permanent: str = "", kind: str = "", parent: int = 0, netns: int = -1):
+    bus = "pci" if device else ""
+    return LinkMessage(
+        1, 0, "x", kind, "", 0, 0, parent, 0, alias, 0, b"", b"", bus, device, permanent, netns >= 0, b"", netns
+    )  # fmt: skip
+
+
+def is_taken(was: State | None, message: LinkMessage) -> bool:
+    """The pod calls the node's namespace 3, and 5 what the node calls 8."""
+    names = {3: -1, 5: 8}
+    return borrowing.is_taken_in_pod(message, Taken(MARK, was), names.get)
+
+
+def test_a_card_is_proven_by_its_hardware_in_the_pod_and_on_the_node_and_never_by_its_mark():
+    wrong = (seen(f"{MARK} eth1"), seen(f"{MARK} eth1", PCI, "02:00:00:00:00:02"), seen("", "0000:3b:00.1", MAC),
+             seen(f"{MARK} eth1", PCI, MAC, kind="ipoib"))  # fmt: skip
+    for message in wrong:
+        assert (is_taken(CARD, message), borrowing.is_taken_on_node(message, Taken(MARK, CARD))) == (False, False)
+        assert not borrowing.is_it(message, Taken(MARK, CARD))
+    assert is_taken(CARD, seen("", PCI, MAC))
+    assert borrowing.is_it(seen("", PCI, MAC), Taken(MARK, CARD))
+
+
+@pytest.mark.parametrize(("netns_then", "netns"), [(-1, 3), (8, 5)])
+def test_a_virtual_link_is_proven_by_what_it_is_made_on_outside_the_pod(netns_then, netns):
+    was = State("eth1", kind="veth", parent=7, parent_netns=netns_then)
+    assert is_taken(was, seen(kind="veth", parent=7, netns=netns))
+    for message in (
+        seen(f"{MARK} eth1", kind="veth", parent=7),
+        seen(f"{MARK} eth1", kind="veth", parent=7, netns=8 - netns),
+        seen(f"{MARK} eth1", kind="veth", parent=7, netns=4),
+        seen(f"{MARK} eth1", kind="veth", parent=6, netns=netns),
+        seen(f"{MARK} eth1", kind="macvlan", parent=7, netns=netns),
+        seen(f"{MARK} eth1", PCI, kind="veth", parent=7, netns=netns),
+    ):
+        assert not is_taken(was, message)
+
+
+@pytest.mark.parametrize(("kind", "proven"), [("dummy", True), ("ifb", True), ("tun", False), ("vxlan", False)])
+def test_of_links_that_are_made_on_nothing_only_those_that_lead_nowhere_come_back_by_their_mark(kind, proven):
+    was = State("eth1", kind=kind)
+    assert is_taken(was, seen(f"{MARK} eth1", kind=kind)) is proven
+    assert not is_taken(was, seen(kind=kind))
+    assert not is_taken(was, seen("hotnic abc eth1", kind=kind))
+    assert not is_taken(was, seen(f"{MARK} eth1", kind="veth", parent=3))
+
+
+def test_of_a_link_that_nothing_is_known_about_the_mark_counts_for_hardware_alone():
+    assert is_taken(None, seen(f"{MARK} eth1", PCI))
+    for message in (seen("", PCI), seen(f"{MARK} eth1", PCI, kind="ipoib"), seen(f"{MARK} eth1", kind="dummy")):
+        assert not is_taken(None, message)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import options, rtnl
+from agent import borrowing, options, rtnl
 from agent.device import Native
 from agent.journal import Journal
 from agent.model import ContainerID, Key, Namespace, Origin, Phase, Record
@@ -325,10 +325,104 @@ def test_wherever_a_crash_is_addresses_and_routes_come_back_whole(pod_netns, bus
     pytest.fail("so many changes?")
 
 
-def test_a_delete_without_journal_and_configuration_gives_back_the_name(pod_netns):
+def impostor(netns: str, alias: str, *, name: str = "eth1", index: int = 0) -> None:
+    """A link of the pod's own that poses as the card."""
+    at = ("index", str(index)) if index else ()
+    ip("link", "add", name, *at, "address", BEFORE["address"], "type", "veth", "peer", "name", "tap0", netns=netns)
+    ip("link", "set", name, "alias", alias, netns=netns)
+
+
+@pytest.mark.parametrize("hidden", ["", "mine"])
+def test_a_link_of_the_pods_own_with_the_cards_mark_and_name_does_not_come_to_the_node_in_its_place(
+    pod_netns, busy, hidden
+):
+    plugin = Device(pod_netns, allowInUse=True)
+    previous = plugin("ADD")
+    mark = link("net1", pod_netns)["ifalias"]
+    if hidden:
+        ip("link", "set", "net1", "down", netns=pod_netns)
+        ip("link", "set", "net1", "alias", "", "name", hidden, netns=pod_netns)
+    impostor(pod_netns, mark, name="net1" if hidden else "eth1")
+    if hidden:
+        with pytest.raises(errors.CNIError, match="not the device"):
+            plugin("CHECK", prevResult=previous)
+    for _ in range(2):
+        plugin("DEL")
+        assert (shown("eth1"), set_up(), link("eth1")["link"]) == (AS_IT_WAS, busy, "cable")
+    assert {one["ifname"] for one in ip("link", netns=pod_netns)} == {"lo", "tap0", "net1" if hidden else "eth1"}
+
+
+def test_nor_does_one_that_was_made_under_the_index_of_the_card_after_that_was_deleted(pod_netns, busy, caplog):
+    plugin = Device(pod_netns, allowInUse=True)
+    plugin("ADD")
+    there = link("net1", pod_netns)
+    ip("link", "del", "net1", netns=pod_netns)
+    impostor(pod_netns, there["ifalias"], index=there["ifindex"])
+    before = [one["ifname"] for one in ip("link")]
+    plugin("DEL")
+    assert (link("eth1"), [one["ifname"] for one in ip("link")]) == (None, before)
+    assert link("eth1", pod_netns)["ifalias"] == there["ifalias"]
+    assert "link eth1 of a pod bears the mark of interface eth1, and is not proven to be it" in caplog.text
+
+
+def test_a_swap_between_look_and_move_is_undone_before_the_node_sends_anything_there(pod_netns, busy, monkeypatch):
+    plugin = Device(pod_netns, allowInUse=True)
+    plugin("ADD")
+    there, move = link("net1", pod_netns), borrowing.move
+
+    def swapped(*arguments, **keywords):
+        monkeypatch.undo()
+        ip("link", "del", "net1", netns=pod_netns)
+        impostor(pod_netns, there["ifalias"], index=there["ifindex"])
+        move(*arguments, **keywords)
+
+    monkeypatch.setattr(borrowing, "move", swapped)
+    with pytest.raises(errors.CNIError, match="is not the one that was lent") as caught:
+        plugin("DEL")
+    assert (caught.value.code, link("eth1"), link("net1", pod_netns)["link"]) == (11, None, "tap0")
+    plugin("DEL")
+    assert link("eth1") is None
+
+
+def test_a_card_whose_other_end_is_neither_on_the_node_nor_in_the_pod_is_told_from_an_impostor_too(
+    pod_netns, second_pod_netns
+):
+    ip("link", "set", "cable", "netns", Path(second_pod_netns).name)
+    plugin = Device(pod_netns)
+    plugin("ADD")
+    mark = link("net1", pod_netns)["ifalias"]
+    ip("link", "set", "net1", "alias", "", netns=pod_netns)
+    impostor(pod_netns, mark)
+    plugin("DEL")
+    assert (shown("eth1"), link("net1", pod_netns), link("eth1", pod_netns)["link"]) == (AS_IT_WAS, None, "tap0")
+
+
+@pytest.mark.parametrize("number", range(CHANGES))
+def test_a_crash_on_the_way_back_of_a_card_whose_mark_the_pod_took_off_is_finished_too(
+    pod_netns, busy, monkeypatch, number
+):
+    plugin = Device(pod_netns, **WISHES, allowInUse=True)
+    plugin("ADD")
+    ip("link", "set", "net1", "alias", "", netns=pod_netns)
+    crash_at(monkeypatch, number)
+    with pytest.raises(MemoryError):
+        plugin("DEL")
+    monkeypatch.undo()
+    plugin("DEL")
+    assert (shown("eth1"), set_up()) == (AS_IT_WAS, busy)
+
+
+def test_an_add_does_not_take_a_link_that_the_pod_has_marked_for_the_card(pod_netns):
+    impostor(pod_netns, f"{MARK} eth1", name="net1")
+    with pytest.raises(errors.CNIError, match="net1"):
+        Device(pod_netns)("ADD")
+    assert (shown("eth1"), link("net1", pod_netns)["link"]) == (AS_IT_WAS, "tap0")
+
+
+def test_a_delete_without_journal_and_configuration_leaves_a_virtual_link_in_the_pod_for_nothing_proves_it(pod_netns):
     Device(pod_netns)("ADD")
     Plugin(pod_netns, device="nonsense")("DEL")
-    assert (link("eth1")["ifname"], link("eth1").get("ifalias"), link("net1", pod_netns)) == ("eth1", None, None)
+    assert (link("eth1"), link("net1", pod_netns)["ifalias"]) == (None, f"{MARK} eth1")
 
 
 def test_a_delete_without_any_add_takes_nothing(pod_netns):

@@ -2,11 +2,14 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.netlink import Kernel
 from cni import errors
+from tests.agent import native
 from tests.agent.native import Plugin, ip, link
 from tests.kernel_features import needs
 
@@ -39,13 +42,21 @@ def Function(pod_netns, pci, **config):
     return Plugin(pod_netns, device="host-device", **{"pciBusID": pci, **config})
 
 
-def tried(plugin) -> int:
+def tried(plugin, ifname: str = "net1") -> int:
     """The code of a DEL's error; 0 for none."""
     try:
-        plugin("DEL")
+        plugin("DEL", ifname=ifname)
     except errors.CNIError as problem:
         return problem.code
     return 0
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """In the guest's own namespace, where the card is (tests/sriov.py, rule 2): not in one of the test's."""
+    native.KERNELS.append(Kernel())
+    yield native.KERNELS[-1]
+    native.KERNELS.pop().close()
 
 
 @pytest.fixture
@@ -100,6 +111,28 @@ def test_a_pod_that_ended_gives_it_back_by_itself_and_the_delete_restores_name_a
     assert code == 0
     assert settings(card, 0) in (before, before | {"address": mac})
     assert (link(name)["address"], link("net1")) == (mac, None)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_functions_whose_marks_the_pod_has_swapped_come_back_each_as_itself(virtual_functions, pod_netns, ended):
+    names = virtual_functions.vfs[:2]
+    devices = [link(name)["parentdev"] for name in names]
+    lent = {f"net{number}": Function(pod_netns, device) for number, device in enumerate(devices)}
+    for ifname, plugin in lent.items():
+        plugin("ADD", ifname=ifname)
+    marks = [link(ifname, pod_netns)["ifalias"] for ifname in lent]
+    for ifname, mark in zip(lent, reversed(marks), strict=True):
+        ip("link", "set", ifname, "alias", mark, netns=pod_netns)
+    if ended:
+        subprocess.run(["ip", "netns", "del", Path(pod_netns).name], check=True)
+    for ifname, plugin in lent.items():
+        plugin.netns = "" if ended else pod_netns
+        for _ in range(200):  # as above
+            if (code := tried(plugin, ifname)) != errors.Code.TRY_AGAIN:
+                break
+            time.sleep(0.1)
+        assert code == 0
+    assert [link(name)["parentdev"] for name in names] == devices
 
 
 @pytest.mark.parametrize("key", ["hostInterface", "deviceID", "kernelpath"])

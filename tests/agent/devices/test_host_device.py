@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from agent import devices, options
@@ -133,8 +135,8 @@ def test_a_device_is_claimed_under_every_name_that_chooses_it():
     assert set(one.memory(have(one, FREE))["claims"]) == {
         f"pciBusID {PCI}", f"device pci/{PCI}", "hostInterface ens1v3", "hwaddr 02:00:00:00:00:07",
     }  # fmt: skip
-    gone = have(one)
-    assert set(one.memory(gone)["claims"]) == {f"pciBusID {PCI}", f"device pci/{PCI}"}
+    other = device()
+    assert set(other.memory(have(other))["claims"]) == {f"pciBusID {PCI}", f"device pci/{PCI}"}
 
 
 SAVED = {"claims": [], "was": BEFORE.note(), "function": {"card": "ens1", "number": 3}, "settings": {"vlan": 0}}
@@ -154,7 +156,7 @@ def test_a_delete_restores_the_card_and_gives_back_the_link_wherever_it_is(name,
     link = Link(9, name, "", VF.mac, 1500, up=False, alias=alias, bus="pci", device=PCI)
     assert one.removal(have(one, taken=(link, where))) == (
         SetFunction(CARD, VirtualFunction(vlan=0)),
-        GiveBack(link, where, BEFORE),
+        GiveBack(link, where, BEFORE, Taken(MARK, replace(BEFORE, permanent=""))),
     )
 
 
@@ -175,9 +177,22 @@ def test_a_delete_waits_for_the_link_of_a_device_that_has_one(driver):
 
 
 def test_a_delete_looks_for_the_mark_and_for_the_hardware():
-    assert device(SAVED).reads()[1] == Taken(MARK, "pci", PCI)
-    assert device({"was": BEFORE.note()}).reads()[1] == Taken(MARK, "pci", PCI, "02:00:00:00:00:99")
+    assert device(SAVED).reads()[1] == Taken(MARK, replace(BEFORE, permanent=""))
+    assert device({"was": BEFORE.note()}).reads()[1] == Taken(MARK, BEFORE)
     assert device().reads()[1] == Taken(MARK)
+
+
+def test_what_is_remembered_is_what_the_link_is_known_by_at_once():
+    one = device()
+    one.memory(have(one, replace(FREE, function=None)))
+    assert one.reads()[1] == Taken(MARK, BEFORE)
+
+
+def test_of_a_link_that_was_marked_already_what_proves_it_is_remembered_and_what_may_have_changed_is_not():
+    one = device()
+    marked = replace(VF, name="later", alias=f"{MARK} ens1v3")
+    note = one.memory(have(one, Candidate(marked, replace(BEFORE, name="later", alias=marked.alias, kind="veth"))))
+    assert note["was"] == State("ens1v3", bus="pci", device=PCI, permanent=BEFORE.permanent, kind="veth").note()
 
 
 def test_check_names_settings_that_are_others_by_now():
