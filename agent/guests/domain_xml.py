@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
@@ -19,6 +19,7 @@ from agent.guests.contract import Nic
 from agent.model import NotReady
 
 _ROOM = ("pcie-root-port", "pcie-switch-downstream-port")  # where one device can be plugged in
+_NAMED, _NAME = 16, 32  # ports that are named to people, and the characters of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def bus_of(domain: Domain, nic: Nic) -> int | None:
     """
     if nic.port:
         if nic.port not in domain.ports:
-            raise NotReady("VMRefused", f"the domain has no port {nic.port}; it has {', '.join(sorted(domain.ports))}")
+            raise NotReady("VMRefused", f"the domain has no port {nic.port}; it has {_some(domain.ports)}")
         if domain.ports[nic.port] in domain.taken:
             raise NotReady("NoFreePort", f"port {nic.port} has another device in it")
         return domain.ports[nic.port]
@@ -96,6 +97,11 @@ def interface(nic: Nic, bus: int | None = None) -> str:
         place = {"type": "pci", "domain": "0x0000", "bus": f"{bus:#04x}", "slot": "0x00", "function": "0x0"}
         ET.SubElement(made, "address", place)
     return ET.tostring(made, encoding="unicode")
+
+
+def _some(names: Collection[str]) -> str:
+    some = [name[:_NAME] for name in sorted(names)[:_NAMED]]
+    return ", ".join([*some, *(["..."] if len(names) > len(some) else [])])
 
 
 def _of(element: ET.Element, child: str, attribute: str) -> str:

@@ -1,8 +1,9 @@
 """QEMU's guest agent (docs/interop/qemu-ga): what the guest itself says of its interfaces.
 
 Rules
-1. It is a courtesy: a guest without one, or with a deaf or mad one, costs ANSWER_S, and then nothing for SILENCE_S.
-   Nothing fails for the want of it.
+1. It is a courtesy: a guest without one, or with a deaf or mad one, costs ANSWER_S, and then nothing for SILENCE_S,
+   as long as this object lives: one connection to the machine, so each pass pays once. Nothing fails for the want of
+   it.
 2. The stream may hold what an earlier client left unread. `guest-sync-delimited` finds the place: its answer has a
    byte before it that is in no JSON, and the number that was asked with. An agent takes about 50 ms to notice a new
    client: whoever will need it greets it early.

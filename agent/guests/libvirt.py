@@ -18,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import functools
+import logging
 import socket
 import threading
 import time
@@ -35,8 +36,10 @@ from cni import jsontext
 
 _LIMIT_S = CALL_S - 0.5  # what is left is ours
 _AGENT_S = 1  # the least that libvirt takes
+_FAILED_S = 1.0  # between two turns of libvirt's event loop, when it fails
 _SENT = 4  # of what interfaceStats returns: packets that the guest has sent
 _loading = threading.Lock()
+log = logging.getLogger(__name__)
 _LISTED = '{"execute": "guest-network-get-interfaces"}'
 
 
@@ -291,8 +294,13 @@ def _loaded() -> tuple[Any, Any]:
 
 
 def _hear(libvirt: Any) -> None:
+    """Run libvirt's event loop, for ever: without it no event and no keepalive of any machine is heard again."""
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except Exception:  # whatever it is, the others' events are still to be heard
+            log.exception("libvirt's event loop")
+            time.sleep(_FAILED_S)
 
 
 def _migrating() -> NotReady:

@@ -89,8 +89,13 @@ class Line:
                     source: socket.socket = key.fileobj  # type: ignore[assignment]  # as registered
                     if not (chunk := source.recv(_CHUNK)) or not self._affordable(source, len(chunk)):
                         return
-                    key.data.settimeout(self._time_left() or _STALL_S)
+                    key.data.settimeout(self._patience())
                     key.data.sendall(chunk)
+
+    def _patience(self) -> float:
+        """Return how long one end may take to read; never 0, which would mean not to wait at all."""
+        left = self._time_left()
+        return _STALL_S if left is None else max(0.001, left)
 
     def _time_left(self) -> float | None:
         deadline = self._deadline

@@ -1,7 +1,8 @@
 """Lines of JSON from a socket whose other end is not trusted: QMP's and the guest agent's framing.
 
 Rules
-1. A line has a bound, and so has the wait for it: half a line, a trickle of bytes and a flood end alike.
+1. A line has a bound, and so has the wait for it: half a line, a trickle of bytes and a flood end alike. So have all
+   lines together that are read for one purpose, where the caller says how much he `allow`s.
 2. The end of the connection is told at once, but after what was said before it.
 3. Any failure is NotReady(VMUnreachable) and ends the connection: what would come next could be anything.
 """
@@ -27,7 +28,12 @@ class Lines:
     def __init__(self, connected: socket.socket, who: str) -> None:
         self._socket, self._who = connected, who
         self._data, self._seen = bytearray(), 0
+        self._left: int | None = None  # bytes that may still be read; None: no bound
         self._end = ""  # why nothing more is to be had
+
+    def allow(self, size: int) -> None:
+        """Let so many bytes be read from now on; one more ends the connection."""
+        self._left = size
 
     def send(self, message: Mapping[str, Any], deadline: float, *, first: bytes = b"", fd: int | None = None) -> None:
         """Send one object as a line, after the bytes `first`; a descriptor goes along with it."""
@@ -94,6 +100,10 @@ class Lines:
             raise self.ended(f"is gone ({problem.strerror})") from None
         if not chunk:
             raise self.ended("closed the connection")
+        if self._left is not None and (left_bytes := self._left - len(chunk)) >= 0:
+            self._left = left_bytes
+        elif self._left is not None:
+            raise self.ended("sends more than anybody asked for")
         self._data += chunk
         return left > 0 or b"\n" in chunk
 

@@ -124,14 +124,14 @@ class Qemu(contract.Machine):
 
     def wait(self, seconds: float) -> None:
         """Wait for news (rule 5), at most so long; none is lost between two calls. Raises NotReady(VMUnreachable)."""
-        with self._call():
+        with self._call() as deadline:
             end = time.monotonic() + seconds
             self._hear()
             while not self._has_news:
                 soon = time.monotonic() + LOOK_S if self._awaited else end
                 self._monitor.listen(min(soon, end))
                 self._hear()
-                self._has_news |= any(self._has_driver(one, time.monotonic() + CALL_S) for one in self._awaited)
+                self._has_news |= self._has_driver_come(end, deadline)
                 if time.monotonic() >= end:
                     break
 
@@ -170,6 +170,10 @@ class Qemu(contract.Machine):
 
     def _has(self, device: str, deadline: float) -> bool:
         return _is_among(self._listed(_PERIPHERAL, deadline), device)
+
+    def _has_driver_come(self, end: float, deadline: float) -> bool:
+        """Whether a driver has taken one of those that are waited for, as far as they are looked at before `end`."""
+        return any(time.monotonic() < end and self._has_driver(one, deadline) for one in self._awaited)
 
     def _has_driver(self, device: str, deadline: float) -> bool | None:
         """Whether the guest's driver has taken the device; None: that cannot be seen."""
@@ -292,7 +296,8 @@ class Qemu(contract.Machine):
 
     @contextmanager
     def _call(self) -> Iterator[float]:
-        """Give one call of the contract its deadline, and its kind of error."""
+        """Give one call of the contract its deadline, its bytes, and its kind of error."""
+        self._monitor.allow()
         try:
             yield time.monotonic() + CALL_S
         except Refusal as refusal:
@@ -304,7 +309,7 @@ class Qemu(contract.Machine):
             if event.name == "VSERPORT_CHANGE" and self._agent:
                 self._agent.retry()
             if event.name == "DEVICE_UNPLUG_GUEST_ERROR":
-                self._leaving.pop(str(event.data.get("device")), None)
+                self._leaving.pop(event.device, None)
 
     def _listed(self, path: str, deadline: float) -> list[Mapping[str, Any]]:
         return _objects(self._asked("qom-list", deadline, path=path))

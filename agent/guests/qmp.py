@@ -5,8 +5,9 @@ Rules
    long.
 2. Answers are matched by the command's id; what answers nothing that was asked is passed over.
 3. Events are kept until somebody asks for them, the oldest ones are lost first: they say that it is time to look, and
-   what is believed is what is then seen.
-4. Nothing reads while nobody asks: what a peer sends too much stays with it.
+   what is believed is what is then seen. Of each no more is kept than its name and its device, cut to size.
+4. Nothing reads while nobody asks, and no more than CALL_BYTES between two calls of `allow`: what a peer sends too much
+   stays with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 from agent.guests.messages import Lines
 
 GREETING_S = 2.0  # an idle monitor greets within milliseconds
+CALL_BYTES = 8 << 20  # of all that is read for one call of the contract
 _EVENTS = 256
+_NAME = 128  # characters of an event's name, and of its device's id
 _TEXT = 500  # characters of a refusal that are passed on
 
 
@@ -38,7 +41,7 @@ class Event:
     """Something that happened in the machine, such as DEVICE_DELETED."""
 
     name: str
-    data: Mapping[str, Any]
+    device: str = ""  # the id of the device that it happened to, where it has one
 
 
 class Monitor:
@@ -48,12 +51,17 @@ class Monitor:
         self._lines = Lines(connected, "the virtual machine's monitor")
         self._last = 0
         self._events: collections.deque[Event] = collections.deque(maxlen=_EVENTS)
+        self.allow()
         greeting = self._lines.receive(min(deadline, time.monotonic() + GREETING_S))
         if greeting is None:
             raise self._lines.ended("does not greet: another client may have it")
         if "QMP" not in greeting:
             raise self._lines.ended("does not greet as QEMU's does")
         self.execute("qmp_capabilities", {}, deadline)
+
+    def allow(self) -> None:
+        """Begin a new call: so many bytes may be read for it (rule 4)."""
+        self._lines.allow(CALL_BYTES)
 
     def execute(self, command: str, arguments: Mapping[str, Any], deadline: float, fd: int | None = None) -> Any:
         """Return the command's answer. A descriptor may go along (`getfd`). Raises Refusal."""
@@ -90,5 +98,6 @@ class Monitor:
         if not isinstance(name := said.get("event"), str):
             return False
         data = said.get("data")
-        self._events.append(Event(name, data if isinstance(data, Mapping) else {}))
+        device = data.get("device") if isinstance(data, Mapping) else None
+        self._events.append(Event(name[:_NAME], device[:_NAME] if isinstance(device, str) else ""))
         return True

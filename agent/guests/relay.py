@@ -5,39 +5,54 @@ Rules
    interface is detached, and only then leaves the journal.
 2. Nothing here is remembered besides: each pass looks what the machine and the pod have, and does what is missing. So a
    killed agent, a restarted machine and a repeated pass need no care of their own.
-3. A pass waits PATIENCE_S for guests, for all its interfaces together, and no longer once there is a newer wish. What
-   is not done by then is told as it is, and looked at again.
-4. A NIC is gone when the machine says so. Where the machine does not answer, an open tap is a sign of its life.
-5. KubeVirt hands on by itself; taken back is what its plumbing is gone from (agent.guests.kubevirt), or what it has
-   not cleaned up for KUBEVIRT_S.
+3. A pass asks machines for ASKING_S and then waits PATIENCE_S for guests, for all its interfaces together, and no
+   longer once there is a newer wish. What is not done by then is told as it is, and looked at again.
+4. A NIC is gone when the machine says so: the one that is named now, and the one that the journal names, where the tap
+   is still open. Where a machine does not answer, an open tap is a sign of its life.
+5. KubeVirt hands on by itself; taken back is what its plumbing is gone from (agent.guests.cleaning).
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
-from agent import netns, tap
-from agent.guests import kubevirt, wish
-from agent.guests.contract import Machine, Nic, Running, Seen, Stage
-from agent.guests.wiring import Wiring, is_open, refuse_unsuitable
+from agent import netns
+from agent.guests import wish
+from agent.guests.cleaning import Cleaning
+from agent.guests.contract import Machine
+from agent.guests.plugging import ASKED, Plugging, tap_is_open, unplugged, used
+from agent.guests.unplugging import Unplugging
+from agent.guests.wiring import Wiring
 from agent.journal import Journal
-from agent.model import KUBEVIRT, WAITING_FOR_GUEST, Desired, Guest, Key, NotReady, Record, Refused, Standing
+from agent.model import KUBEVIRT, WAITING_FOR_GUEST, Desired, Key, NotReady, PodUID, Record, Refused, Standing
 from agent.netlink import Kernel
 from agent.sandboxes import Sandbox
 from cni import errors
 
+ASKING_S = 5.0  # what comes after that has its turn in the next pass: meanwhile others wait for the sandbox
 PATIENCE_S = 1.0
 STEP_S = 0.05  # the longest that a machine is not looked at while a guest is waited for
-KUBEVIRT_STEP_S = 0.02  # KubeVirt's plumbing is looked at with one message to the kernel
-KUBEVIRT_S = 120.0  # guests that let go do so within a second; KubeVirt gives up and migrates much later
 
 Dial = Callable[[Sandbox, wish.Wish], AbstractContextManager[Machine]]
 
-log = logging.getLogger(__name__)
+
+class _Time:
+    """The time of one pass (rule 3)."""
+
+    def __init__(self, is_current: Callable[[], bool]) -> None:
+        self._end, self._is_current = time.monotonic() + ASKING_S, is_current
+
+    def is_over(self) -> bool:
+        """Whether no further machine is asked."""
+        return time.monotonic() >= self._end or not self._is_current()
+
+    def patience(self) -> Callable[[], float]:
+        """Return what says how many seconds are left from now on to wait for guests."""
+        end = time.monotonic() + PATIENCE_S
+        return lambda: end - time.monotonic() if self._is_current() else 0.0
 
 
 class Relay:
@@ -48,121 +63,156 @@ class Relay:
         self._kernel = kernel
         self._view = view
         self._dial = dial
-        self._since: dict[Key, float] = {}  # when KubeVirt was first waited for
+        self._cleaning = Cleaning()
 
     # -- in ---------------------------------------------------------------------------------------------------------
 
     def hand_on(
         self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], is_current: Callable[[], bool]
     ) -> Mapping[Key, Standing]:
-        """Bring these interfaces into the guest; return how far each has got."""
-        try:
-            with self._dial(sandbox, wish.parse(desired.vm)) as machine, self._opened(sandbox) as fd:
-                plugging = {record.key: _Plugging(self, desired, machine, fd, record) for record in records}
-                for one in plugging.values():
-                    one.plug()
-                deadline = time.monotonic() + PATIENCE_S
-                while any(one.is_moving for one in plugging.values()) and is_current():
-                    if (rest := deadline - time.monotonic()) <= 0:
-                        break
-                    machine.wait(min(rest, STEP_S))
-                    for one in plugging.values():
-                        one.look()
-                return {key: one.standing() for key, one in plugging.items()}
-        except (NotReady, Refused) as problem:
-            return {record.key: Standing(_told("PodAttached", mac_of(record)), problem) for record in records}
+        """Bring these interfaces into the guest; return how far each has got.
 
-    def wire(self, desired: Desired, record: Record, machine: Machine, fd: int) -> Nic:
-        """Make what connects the interface with a NIC, and return that. Raises NotReady and Refused."""
-        link = self._kernel.pod_link_at(fd, record.ifindex) if record.ifindex else None
-        link = link or self._kernel.pod_link(fd, record.key.ifname)
-        if link is None:
-            raise NotReady("InterfaceGone", f"interface {record.key.ifname} is not in the pod")
-        refuse_unsuitable(link)
-        mac = record.guest.get("mac") or mac_of(record) or link.mac
-        if not record.guest:
-            self._journal.update(replace(record, guest={"vm": desired.vm, "mac": mac}), durable=False)  # rule 1
-        wiring = Wiring(record.key, mac, link.mtu, machine.tap_owner())
-        self._kernel.settle(wiring, wiring.interface, fd, lambda _: None)
-        return nic_of(desired, record, mac, link.mtu)
+        The first one has its turn in any case; those that had none (rule 3) are not in what is returned.
+        """
+        ours = _Time(is_current)
+        try:
+            with self._opened(sandbox) as fd:
+                standings, elsewhere = self._plugged(desired, sandbox, records, fd, ours)
+                if elsewhere:
+                    left, freed = self._recalled(desired, sandbox, elsewhere, ours)
+                    standings = {key: one for key, one in standings.items() if key not in {each.key for each in freed}}
+                    standings |= {one.key: unplugged(left[one.key], one) for one in elsewhere if one.key in left}
+                    standings |= self._plugged(desired, sandbox, freed, fd, ours)[0] if freed else {}
+                return standings
+        except (NotReady, Refused) as problem:
+            return {record.key: unplugged(problem, record) for record in records}
+
+    def _plugged(
+        self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], fd: int, ours: _Time
+    ) -> tuple[dict[Key, Standing], list[Record]]:
+        """Return the standings, and what another machine has, which the journal names."""
+        begun: dict[Key, Plugging] = {}
+        with self._dial(sandbox, wish.parse(desired.vm)) as machine:
+            for record in records:
+                if begun and ours.is_over():
+                    break
+                one = begun[record.key] = Plugging(self._journal, self._kernel, desired, machine, fd, record)
+                one.plug()
+            rest = ours.patience()
+            while any(one.is_moving for one in begun.values()) and (left := rest()) > 0:
+                machine.wait(min(left, STEP_S))
+                for one in begun.values():
+                    one.look()
+                    if rest() <= 0:
+                        break
+        elsewhere = [record for record in records if record.key in begun and begun[record.key].is_elsewhere]
+        return {key: one.standing() for key, one in begun.items()}, elsewhere
+
+    def _recalled(
+        self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], ours: _Time
+    ) -> tuple[Mapping[Key, NotReady], list[Record]]:
+        """Have the machines that the journal names let go.
+
+        Return what they have still, each with the reason; and the others, as they are in the journal now.
+        """
+        left: dict[Key, NotReady] = {}
+        freed = []
+        for vm, theirs in _by_machine(records, lambda record: record.guest["vm"]).items():
+            kept, unanswered = self._asked(vm, sandbox, theirs, ours)
+            left |= {key: used(str(problem)) for key, problem in (kept | unanswered).items()}
+            for record in theirs:
+                if record.key not in left:
+                    freed.append(replace(record, guest={"vm": desired.vm, "mac": record.guest["mac"]}))
+                    self._journal.update(freed[-1], durable=False)
+        return left, freed
 
     # -- out --------------------------------------------------------------------------------------------------------
+
+    def leaves(self, uid: PodUID, records: Sequence[Record]) -> None:
+        """Know all that leaves the pod's guest now, in each pass: what was waited for before is forgotten."""
+        self._cleaning.leaves(uid, records)
 
     def take_back(
         self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], is_current: Callable[[], bool]
     ) -> Mapping[Key, NotReady]:
         """Have the guest let go of these interfaces; return those that it has not, each with the reason."""
-        if desired.vm == KUBEVIRT:
-            return self._await_kubevirt(sandbox, records, is_current)
-        waiting: dict[Key, NotReady] = {}
-        by_machine: dict[str, list[Record]] = {}
-        for record in records:
-            if record.guest:
-                by_machine.setdefault(desired.vm or record.guest["vm"], []).append(record)
-        for text, theirs in by_machine.items():
-            try:
-                with self._opened(sandbox) as fd:
-                    waiting |= self._unplug(replace(desired, vm=text), sandbox, theirs, fd, is_current)
-            except (NotReady, Refused) as problem:
-                waiting |= {record.key: NotReady(problem.reason, str(problem)) for record in theirs}
-        return waiting
-
-    def _unplug(
-        self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], fd: int, is_current: Callable[[], bool]
-    ) -> Mapping[Key, NotReady]:
+        ours = _Time(is_current)
+        handed_on = records if desired.vm == KUBEVIRT else [record for record in records if record.guest]
+        if not handed_on:
+            return {}
         try:
-            with self._dial(sandbox, wish.parse(desired.vm)) as machine:
-                left = self._ask_to_let_go(desired, machine, records, is_current)
-        except (NotReady, Refused) as problem:
-            left = {
-                record.key: NotReady(problem.reason, str(problem)) for record in records if self._is_open(record, fd)
-            }
+            with self._opened(sandbox) as fd:
+                if desired.vm == KUBEVIRT:
+                    uid, rest = desired.pod.uid, ours.patience()
+                    return self._cleaning.waited_for(uid, handed_on, lambda: self._links(fd), rest)
+                return self._unplugged(desired, sandbox, handed_on, fd, ours)
+        except NotReady as problem:
+            return {record.key: problem for record in handed_on}
+
+    def _unplugged(
+        self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], fd: int, ours: _Time
+    ) -> Mapping[Key, NotReady]:
+        left: dict[Key, NotReady] = {}
+        unanswered: dict[Key, NotReady] = {}
+        for vm, theirs in _by_machine(records, lambda record: desired.vm or record.guest["vm"]).items():
+            kept, silent = self._asked(vm, sandbox, theirs, ours)
+            left, unanswered = left | kept, unanswered | silent
+        others = [one for one in records if one.guest["vm"] != (desired.vm or one.guest["vm"]) and one.key not in left]
+        others = [one for one in others if self._is_open(one, fd)]  # rule 4
+        for vm, theirs in _by_machine(others, lambda record: record.guest["vm"]).items():
+            kept, silent = self._asked(vm, sandbox, theirs, ours)
+            left, unanswered = left | kept, unanswered | silent
         for record in records:
-            if record.key not in left:
-                self._unwire(record, fd)
+            if record.key in unanswered and record.key not in left and self._is_open(record, fd):
+                left[record.key] = unanswered[record.key]
+            if record.key not in left and (problem := self._unwired(record, fd)):
+                left[record.key] = problem
         return left
 
-    def _ask_to_let_go(
-        self, desired: Desired, machine: Machine, records: Sequence[Record], is_current: Callable[[], bool]
-    ) -> dict[Key, NotReady]:
-        nics = {record.key: nic_of(desired, record, record.guest["mac"], 0) for record in records}
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            left = {key: problem for key, nic in nics.items() if (problem := _still_in(machine, nic)) is not None}
-            rest = deadline - time.monotonic()
-            is_hopeless = all(problem.reason != WAITING_FOR_GUEST for problem in left.values())
-            if not left or is_hopeless or rest <= 0 or not is_current():
-                return left
-            machine.wait(min(rest, STEP_S))
-
-    def _is_open(self, record: Record, fd: int) -> bool:
-        wiring = Wiring(record.key, record.guest["mac"], 0)
-        return is_open(self._kernel.read(wiring, wiring.interface, fd))
-
-    def _unwire(self, record: Record, fd: int) -> None:
+    def _unwired(self, record: Record, fd: int) -> NotReady | None:
         try:
             self._kernel.remove(Wiring(record.key, record.guest["mac"], 0), fd)
         except errors.CNIError as problem:
-            raise NotReady("NodeError", str(problem)) from None
+            return NotReady("NodeError", str(problem))
         self._journal.update(replace(record, guest={}), durable=False)
+        return None
 
-    def _await_kubevirt(
-        self, sandbox: Sandbox, records: Sequence[Record], is_current: Callable[[], bool]
-    ) -> Mapping[Key, NotReady]:
-        deadline = time.monotonic() + PATIENCE_S
+    def _is_open(self, record: Record, fd: int) -> bool:
+        return tap_is_open(self._kernel, record.key, record.guest["mac"], fd)
+
+    def _links(self, fd: int) -> Mapping[str, int]:
+        return {link.name: link.index for link in self._kernel.pod_links(fd)}
+
+    # -- asking one machine to let go -------------------------------------------------------------------------------
+
+    def _asked(
+        self, vm: str, sandbox: Sandbox, records: Sequence[Record], ours: _Time
+    ) -> tuple[dict[Key, NotReady], dict[Key, NotReady]]:
+        """Ask; return what the machine has still, and what it could not be asked for."""
+        try:
+            with self._dial(sandbox, wish.parse(vm)) as machine:
+                return self._let_go(vm, machine, records, ours), {}
+        except (NotReady, Refused) as problem:
+            return {}, {record.key: NotReady(problem.reason, str(problem)) for record in records}
+
+    def _let_go(self, vm: str, machine: Machine, records: Sequence[Record], ours: _Time) -> dict[Key, NotReady]:
+        in_order = sorted(records, key=lambda record: ASKED in record.guest)  # whoever had no turn has it first
+        leaving = {record.key: Unplugging(self._journal, vm, machine, record) for record in in_order}
+        left = {key: NotReady(WAITING_FOR_GUEST, "the guest has not been asked yet") for key in leaving}
+        rest, is_asked = ours.patience(), False
         while True:
-            with self._opened(sandbox) as fd:
-                links = {link.name: link.index for link in self._kernel.pod_links(fd)}
-            now = time.monotonic()
-            left = [one for one in records if kubevirt.is_plumbed(one.key.ifname, one.ifindex, links)]
-            overdue = {one.key for one in left if now - self._since.setdefault(one.key, now) > KUBEVIRT_S}
-            for record in records:
-                if record not in left or record.key in overdue:
-                    self._since.pop(record.key, None)
-            waiting = [one for one in left if one.key not in overdue]
-            if not waiting or now >= deadline or not is_current():
-                return {one.key: NotReady(WAITING_FOR_GUEST, _KUBEVIRT_WAITS) for one in waiting}
-            time.sleep(KUBEVIRT_STEP_S)
+            for number, key in enumerate(tuple(left)):
+                if number and (ours.is_over() or (is_asked and rest() <= 0)):
+                    break
+                if (problem := leaving[key].still_in()) is None:
+                    del left[key]
+                else:
+                    left[key] = problem
+            is_asked = True
+            is_hopeless = all(problem.reason != WAITING_FOR_GUEST for problem in left.values())
+            if is_hopeless or (seconds := rest()) <= 0:  # also where nothing is left
+                return left
+            machine.wait(min(seconds, STEP_S))
 
     @contextmanager
     def _opened(self, sandbox: Sandbox) -> Iterator[int]:
@@ -176,124 +226,8 @@ class Relay:
             raise NotReady("NodeError", str(problem)) from None
 
 
-class _Plugging:
-    """One interface in one pass."""
-
-    def __init__(self, relay: Relay, desired: Desired, machine: Machine, fd: int, record: Record) -> None:
-        self._relay, self._desired, self._machine, self._fd, self._record = relay, desired, machine, fd, record
-        self._nic: Nic | None = None
-        self._seen: Seen | None = None
-        self._problem: NotReady | Refused | None = None
-
-    @property
-    def is_moving(self) -> bool:
-        """Whether it is worth to wait for the guest."""
-        is_awake = self._seen is not None and self._seen.running is Running.RUNNING
-        return self._problem is None and is_awake and self._seen is not None and self._seen.stage is not Stage.VISIBLE
-
-    def plug(self) -> None:
-        try:
-            nic = self._nic = self._relay.wire(self._desired, self._record, self._machine, self._fd)
-            seen = self._machine.look(nic)
-            if seen.stage is Stage.ABSENT:
-                if problem := _unable(seen.running):
-                    raise problem
-                self._machine.plug(nic, lambda: tap.opened(self._fd, nic.tap))
-                seen = self._machine.look(nic)
-            self._seen = seen
-        except (NotReady, Refused) as problem:
-            self._problem = problem
-        except errors.CNIError as problem:
-            self._problem = NotReady("NodeError", str(problem))
-
-    def look(self) -> None:
-        if self._nic is None or not self.is_moving:
-            return
-        try:
-            self._seen = self._machine.look(self._nic)
-        except NotReady as problem:
-            self._problem = problem
-
-    def standing(self) -> Standing:
-        mac = self._nic.mac if self._nic else mac_of(self._record)
-        seen = self._seen
-        if seen is None or seen.stage is Stage.ABSENT:
-            return Standing(_told("PodAttached", mac), self._problem or NotReady("GuestLost", "the NIC has gone again"))
-        if seen.stage is Stage.VISIBLE:
-            told = _told("GuestVisible", mac, seen)
-            return Standing(told, _being_left(seen))
-        return Standing(_told("Attached", mac, seen), self._problem or _silent(seen))
-
-
-def nic_of(desired: Desired, record: Record, mac: str, mtu: int) -> Nic:
-    """Return the NIC of an attachment; the same at any time, in any process (contract, rule 1)."""
-    asked = wish.parse(desired.vm)
-    port = asked.ports.get(record.key.ifname, "") if isinstance(asked, wish.Qemu) else ""
-    return Nic(f"ua-{record.key.ifname}", mac, Wiring(record.key, mac, mtu).tap, mtu, port)
-
-
-def mac_of(record: Record) -> str:
-    """Return the MAC that CNI gave the interface in the pod; "" where the result does not say."""
-    for one in (record.result or {}).get("interfaces") or ():
-        if one.get("sandbox") and one.get("name") == record.key.ifname:
-            return str(one.get("mac") or "")
-    return ""
-
-
-def _still_in(machine: Machine, nic: Nic) -> NotReady | None:
-    """Ask for the NIC to be let go; return why it is not gone yet."""
-    try:
-        machine.unplug(nic)
-        seen = machine.look(nic)
-    except NotReady as problem:
-        return problem
-    if seen.stage is Stage.ABSENT or seen.running is Running.MIGRATED:
-        return None
-    return NotReady(*_LEAVING.get(seen.running, _WAITING))
-
-
-def _unable(running: Running) -> NotReady | None:
-    """Return why the machine can take no NIC now, if it cannot."""
-    match running:
-        case Running.MIGRATING:
-            return NotReady("VMMigrating", "the virtual machine is being migrated: the interface has to wait for that")
-        case Running.MIGRATED:
-            return NotReady("VMMigrated", "the virtual machine has been migrated away")
-        case Running.STOPPED:
-            return NotReady("VMStopped", "the virtual machine does not run")
-        case _:
-            return None
-
-
-def _silent(seen: Seen) -> NotReady:
-    if problem := _unable(seen.running):
-        return problem
-    match seen.running:
-        case Running.PAUSED:
-            return NotReady("VMPaused", "the virtual machine is paused: its guest cannot take the interface")
-        case Running.INCOMING:
-            return NotReady("VMIncoming", "the virtual machine has not arrived here yet")
-        case _:
-            return NotReady("GuestSilent", "the machine has the NIC, and the guest has not shown that it uses it")
-
-
-def _being_left(seen: Seen) -> NotReady | None:
-    """The guest was asked to let it go, by an earlier wish, and may do so at any time."""
-    if not seen.is_leaving:
-        return None
-    return NotReady(WAITING_FOR_GUEST, "the guest was asked to let the interface go: it gets it anew when it has")
-
-
-def _told(state: str, mac: str, seen: Seen | None = None) -> Guest:
-    if seen is None:
-        return Guest(state, mac=mac)
-    return Guest(state, seen.guest_name, mac, seen.addresses, seen.port, seen.evidence)
-
-
-_WAITING = (WAITING_FOR_GUEST, "the guest has not let the interface go yet")
-_LEAVING = {
-    Running.PAUSED: ("VMPaused", "the virtual machine is paused: its guest cannot let the interface go"),
-    Running.MIGRATING: ("VMMigrating", "the virtual machine is being migrated: it lets the interface go afterwards"),
-    Running.STOPPED: ("VMStopped", "the virtual machine has stopped: nobody lets the interface go"),
-}
-_KUBEVIRT_WAITS = "KubeVirt has not cleaned up after the interface yet: its guest still has it"
+def _by_machine(records: Sequence[Record], machine_of: Callable[[Record], str]) -> Mapping[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(machine_of(record), []).append(record)
+    return found

@@ -1,6 +1,8 @@
 """What a pass does about the pod's guest: whose turn it is, what came of it, and when it is looked at again.
 
 A guest that has not done its part is no failure: it is looked at every LONGEST_S at the latest, for ever.
+What had no turn, for the pass took too long, keeps what was told of it, and comes first in the next pass; that follows
+at once where the guest is not known to have it.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 
+from agent.guests import bounds
 from agent.guests.relay import Relay
 from agent.journal import Journal
 from agent.model import KUBEVIRT, Key, NotReady, PodUID, Record, Standing, State
@@ -28,6 +31,7 @@ class Turns:
         self._retries = retries
         self._journal = journal
         self._again = again
+        self._put_off: dict[PodUID, frozenset[Key]] = {}  # what had no turn in the pod's last pass
 
     def take_back(
         self, progress: Progress, sandbox: Sandbox | None, leaves: Collection[Record]
@@ -35,6 +39,9 @@ class Turns:
         """Have the pod's guest let go of what leaves; return what it still has. A dead sandbox has no guest."""
         uid = progress.desired.pod.uid
         held = [record for record in leaves if sandbox is not None and _is_in_guest(record, progress, sandbox)]
+        self._relay.leaves(uid, held)
+        if sandbox is None:
+            self._put_off.pop(uid, None)
         now = time.monotonic()
         due = [record for record in held if self._retries.is_due(uid, removal(record), now)]
         waiting = {one.key: last for one in held if one not in due and (last := self._retries.last(uid, removal(one)))}
@@ -42,19 +49,29 @@ class Turns:
             return waiting
         left = self._relay.take_back(progress.desired, sandbox, due, lambda: self._is_current(progress))
         wishes = {record.key: removal(record) for record in due}
-        waiting |= {key: self._waits(uid, wishes[key], State.DETACHING, problem) for key, problem in left.items()}
+        waiting |= {
+            key: self._waits(uid, wishes[key], State.DETACHING, bounds.problem(one)) for key, one in left.items()
+        }
         return waiting
 
     def hand_on(self, progress: Progress, sandbox: Sandbox, records: Collection[Record]) -> None:
         """Bring what is attached into the pod's guest, if it has one that is ours to serve."""
         desired, attached = progress.desired, progress.in_pod
+        uid = desired.pod.uid
+        put_off = self._put_off.pop(uid, frozenset())
         if desired.vm in {"", KUBEVIRT} or not attached:
             return
         theirs = [record for record in records if record.key in attached]
+        theirs.sort(key=lambda record: record.key not in put_off)
         standings = self._relay.hand_on(desired, sandbox, theirs, lambda: self._is_current(progress))
-        for key, standing in standings.items():
+        for key, said in standings.items():
+            standing = bounds.standing(said)
             progress.handed_on(attached[key], standing)
-            self._note(desired.pod.uid, key, standing)
+            self._note(uid, key, standing)
+        if left := frozenset(record.key for record in theirs if record.key not in standings):
+            self._put_off[uid] = left
+            if any(progress.by_position[attached[key]].state is not State.ATTACHED for key in left):
+                self._again(uid, time.monotonic())
 
     def _note(self, uid: PodUID, key: Key, standing: Standing) -> None:
         wish = f"hand on {key}"

@@ -110,6 +110,10 @@ class Wiring(Device):
             steps.append(Remove(bridge, _POD))
         return tuple(steps)
 
+    def has_tap(self, have: Have) -> bool:
+        """Whether the tap is there, and ours."""
+        return have.pod is not None and _is(have.pod, "tun", self._tap_mac)
+
     def _is_port(self, link: Link, bridge: Link | None) -> bool:
         return bridge is not None and link.up and link.mac == self._port_mac and link.master == bridge.index
 
@@ -139,8 +143,24 @@ class Wiring(Device):
         return link
 
 
+class Raised(Device):
+    """A tap that is there already and shall be up."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface = interface
+
+    def reads(self) -> tuple[Read, ...]:
+        return ()
+
+    def plan(self, want: Interface, have: Have) -> tuple[Step, ...]:  # noqa: ARG002 the interface itself is seen to
+        return ()
+
+    def removal(self, have: Have) -> tuple[Step, ...]:  # noqa: ARG002 it stays
+        return ()
+
+
 def is_open(have: Have) -> bool:
-    """Whether a program has the tap open: the machine that the NIC is, or was, in."""
+    """Whether a program has the tap open: the machine that the NIC is, or was, in. One that is down never shows it."""
     return have.pod is not None and bool(have.flags & _IFF_LOWER_UP)
 
 

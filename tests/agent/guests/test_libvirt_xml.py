@@ -79,6 +79,16 @@ def test_the_port_that_is_asked_for_must_be_there_and_free():
         assert problem.value.reason == reason
 
 
+def test_not_all_ports_are_named_to_who_asks_for_one_that_there_is_not():
+    seen = domain_xml.read(_domain(*(_port(number).replace("'pci.", f"'{'x' * 1000}.") for number in range(1, 900))))
+    with pytest.raises(NotReady) as problem:
+        domain_xml.bus_of(seen, Nic("ua-net1", NIC.mac, "t", 1500, "pci.3"))
+    assert len(str(problem.value)) < 1024
+    seen = domain_xml.read(_domain(_port(1), _port(2)))
+    with pytest.raises(NotReady, match=r"it has pci\.1, pci\.2$"):
+        domain_xml.bus_of(seen, Nic("ua-net1", NIC.mac, "t", 1500, "pci.3"))
+
+
 def test_without_a_port_libvirt_chooses_as_long_as_there_is_one():
     assert domain_xml.bus_of(domain_xml.read(_domain(_port(1), _port(2), _nic("a", "0x01"))), NIC) is None
     assert domain_xml.bus_of(domain_xml.read(_domain(root="pci-root")), NIC) is None

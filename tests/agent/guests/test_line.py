@@ -122,6 +122,32 @@ def test_a_daemon_that_reads_nothing_does_not_hold_it(daemon):
     assert ended.wait(30)
 
 
+def test_an_answer_in_the_last_moment_ends_it_as_any_other_end(monkeypatch):
+    """The time is over between the reading of the answer and its passing on."""
+    late, failures, ended = [0.0], [], threading.Event()
+
+    class Slow(socket.socket):
+        def recv(self, size):
+            chunk = super().recv(size)
+            late[0] = 3600.0
+            return chunk
+
+    class Clock:
+        monotonic = staticmethod(lambda: time.monotonic() + late[0])
+
+    monkeypatch.setattr(line, "time", Clock)
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    ours, daemons = socket.socketpair()
+    made = line.Line(Slow(fileno=ours.detach()), ended.set)
+    with daemons, _library(made) as library, made.within(30):
+        daemons.sendall(b"answer")
+        assert ended.wait(30)
+        assert library.recv(100) == b"answer"
+        assert library.recv(100) == b""
+    made.cut()
+    assert failures == []
+
+
 def test_no_other_process_is_let_in(daemon):
     made, daemons, _ = daemon
     strange = f"""

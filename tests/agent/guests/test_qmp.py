@@ -4,6 +4,7 @@ import json
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agent.guests import contract, messages, qemu
+from agent.guests import contract, messages, qemu, qmp
 from agent.guests.contract import Nic, Running, Stage
 from agent.guests.qmp import Monitor, Refusal
 from agent.model import NotReady
@@ -87,7 +88,7 @@ def test_answers_find_their_command_and_events_are_kept(peer):
 
     monitor = Monitor(peer(behaviour), in_(30))
     assert monitor.execute("right", {"a": "é"}, in_(30)) == {"said": {"a": "é"}}
-    assert [(event.name, dict(event.data)) for event in monitor.heard()][-1] == ("DEVICE_DELETED", {"device": "d"})
+    assert [(event.name, event.device) for event in monitor.heard()][-1] == ("DEVICE_DELETED", "d")
     assert monitor.heard() == []
     with pytest.raises(Refusal, match="no such thing") as caught:
         monitor.execute("wrong", {}, in_(30))
@@ -107,6 +108,71 @@ def test_of_many_events_the_last_are_kept(peer):
         pass
     names = [event.name for event in monitor.heard()]
     assert (names[-1], len(names)) == ("E1999", 256)
+
+
+def test_of_an_event_no_more_is_kept_than_its_name_and_its_device(peer):
+    huge = "x" * (messages.LINE_BYTES // 4)
+
+    def behaviour(end):
+        for device in (huge, {"a": huge}, None):
+            say(end, {"event": huge, "data": {"device": device, "more": huge}})
+        say(end, {"event": "E", "data": huge})
+        peers.mute(end)
+
+    monitor = Monitor(peer(greeted(behaviour)), in_(30))
+    for _ in range(4):
+        assert monitor.listen(in_(30))
+    events = monitor.heard()
+    assert [(len(one.name), len(one.device)) for one in events] == [(128, 128), (128, 0), (128, 0), (1, 0)]
+    monitor.close()
+
+
+def test_a_machine_that_tells_without_an_end_is_left(peer):
+    told = []
+
+    def behaviour(end):
+        while True:
+            say(end, {"event": "E", "data": "x" * 100_000})
+            told.append(100_000)
+
+    monitor = Monitor(peer(greeted(behaviour)), in_(30))
+    monitor.allow()
+    with pytest.raises(NotReady, match="more than anybody asked for"):
+        monitor.execute("query-status", {}, in_(600))
+    assert sum(told) < 2 * qmp.CALL_BYTES
+
+
+def test_each_call_has_its_own_bytes(peer):
+    def answer(command, arguments):
+        return {"status": "x" * 900_000} if command == "query-status" else []
+
+    machine = qemu.Qemu(peer(answering(answer)), None, "", in_(30))
+    for _ in range(12):
+        assert machine.look(NIC).stage is Stage.ABSENT
+    machine.close()
+
+
+def test_slow_answers_about_many_devices_do_not_add_up(peer, monkeypatch):
+    """None of them has a driver, so all are looked at while one of them is waited for."""
+    slow, asked = threading.Event(), []
+
+    def answer(command, arguments):
+        if command == "qom-list":
+            return [{"name": f"d{number}"} for number in range(200)]
+        if command == "x-query-virtio-status":
+            asked.append(arguments["path"])
+            slow.is_set() and time.sleep(0.1)
+            return {"status": {"statuses": []}}
+        return {"status": "running"} if command == "query-status" else {}
+
+    machine = qemu.Qemu(peer(answering(answer)), None, "", in_(30))
+    for number in range(200):
+        assert machine.look(Nic(f"d{number}", NIC.mac, "t", 1500)).stage is Stage.PLUGGED
+    slow.set()
+    asked.clear()
+    machine.wait(0.25)
+    assert len(asked) < 100
+    machine.close()
 
 
 def test_a_descriptor_goes_along_also_to_one_that_answers_and_is_gone(peer, monkeypatch):

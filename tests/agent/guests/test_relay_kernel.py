@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agent import netns
+from agent.guests import cleaning
 from agent.guests import relay as relays
 from agent.guests.contract import Running, Seen, Stage
 from agent.guests.relay import Relay
@@ -34,6 +35,7 @@ pytestmark = pytest.mark.netns
 
 POD = Pod(PodUID("u"), "ns", "p")
 VM = '{"qmp": "/run/q.sock"}'
+OTHER = '{"qmp": "/run/other.sock"}'
 
 
 class FakeMachine:
@@ -85,15 +87,18 @@ class Scene:
         self.journal = Journal(folder)
         with netns.View().opened(pod_netns) as fd:
             self.sandbox = Sandbox(ContainerID(CONTAINER), netns.identify(fd, pod_netns))
+        self.other = FakeMachine()
+        self.machines = {"/run/q.sock": self.machine, "/run/other.sock": self.other}
         self.unreachable: Exception | None = None
         self.relay = Relay(self.journal, KERNELS[-1], netns.View(), self.dial)
 
     @contextmanager
     def dial(self, sandbox, wish):
         assert sandbox == self.sandbox
-        if self.unreachable:
+        machine = self.machines[wish.socket]
+        if self.unreachable and machine is self.machine:
             raise self.unreachable
-        yield self.machine
+        yield machine
 
     def attached(self, ifname="net1", **config) -> Record:
         """Attach an interface as CNI does, and begin its record."""
@@ -123,6 +128,7 @@ def stage(kernel, pod_netns, tmp_path):
     made = Scene(pod_netns, tmp_path)
     yield made
     made.machine.die()
+    made.other.die()
     made.journal.close()
 
 
@@ -333,12 +339,168 @@ def test_kubevirts_plumbing_is_waited_for(stage, monkeypatch):
 
 def test_kubevirt_is_not_waited_for_without_an_end(stage, monkeypatch):
     monkeypatch.setattr(relays, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(relays, "KUBEVIRT_S", 0.2)
+    monkeypatch.setattr(cleaning, "KUBEVIRT_S", 0.2)
     record = stage.attached("podabc")
     ip("link", "add", "k6t-abc", "type", "bridge", netns=stage.path)
     assert record.key in stage.take_back(record, vm=KUBEVIRT)
     time.sleep(0.3)
-    assert stage.take_back(record, vm=KUBEVIRT) == {}
+    for _ in range(2):  # its DEL failed
+        stage.relay.leaves(POD.uid, [record])
+        assert stage.take_back(record, vm=KUBEVIRT) == {}
+
+
+def test_an_unplug_that_was_undone_does_not_count_for_the_next_one(stage, monkeypatch):
+    monkeypatch.setattr(relays, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(cleaning, "KUBEVIRT_S", 0.5)
+    record, other = stage.attached("podabc"), stage.attached("poddef")
+    for name in ("k6t-abc", "k6t-def"):
+        ip("link", "add", name, "type", "bridge", netns=stage.path)
+    stage.take_back(record, other, vm=KUBEVIRT)
+    stage.relay.leaves(POD.uid, [other])  # a pass in which the first is wanted again
+    time.sleep(0.6)
+    stage.relay.leaves(POD.uid, [record, other])
+    assert set(stage.take_back(record, other, vm=KUBEVIRT)) == {record.key}
+
+
+# -- a machine that the annotation named before ------------------------------------------------------------------
+
+
+def test_the_machine_that_has_it_is_asked_whichever_the_annotation_names_now(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    assert stage.take_back(record, vm=OTHER) == {}
+    assert (stage.machine.nics, stage.links()) == ({}, {"net1"})
+
+
+def test_what_the_machine_named_before_keeps_stays(stage, monkeypatch):
+    monkeypatch.setattr(relays, "PATIENCE_S", 0.1)
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.machine.is_deaf = True
+    assert stage.take_back(record, vm=OTHER)[record.key].reason == "WaitingForGuest"
+    stage.unreachable = NotReady("VMUnreachable", "nobody answers")
+    assert stage.take_back(record, vm=OTHER)[record.key].reason == "VMUnreachable"
+    assert stage.links() == {"net1", "vmb-net1", "vmt-net1"}
+    stage.machine.die()
+    assert stage.take_back(record, vm=OTHER) == {}
+    assert stage.links() == {"net1"}
+
+
+def test_while_the_machine_named_now_is_silent_and_the_tap_is_open_it_stays(stage):
+    record = stage.attached()
+    stage.hand_on(record, vm=OTHER)
+    stage.unreachable = NotReady("VMUnreachable", "nobody answers")
+    stage.other.nics.clear()  # it says that it has none
+    stage.other.is_deaf = True
+    assert stage.take_back(record)[record.key].reason == "VMUnreachable"
+    assert "vmt-net1" in stage.links()
+
+
+def test_it_moves_from_the_machine_named_before_to_the_one_named_now(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    again = stage.journal.record(record.key)
+    assert stage.hand_on(again, vm=OTHER)[record.key].problem is None
+    assert (set(stage.machine.nics), set(stage.other.nics)) == (set(), {"ua-net1"})
+    assert stage.journal.record(record.key).guest == {"vm": OTHER, "mac": mac(record)}
+
+
+def test_what_the_machine_named_before_does_not_give_is_not_given_to_another(stage, monkeypatch):
+    monkeypatch.setattr(relays, "PATIENCE_S", 0.1)
+    record, fresh = stage.attached("net1"), stage.attached("net2")
+    stage.hand_on(record)
+    stage.machine.is_deaf = True
+    for problem in (None, NotReady("VMUnreachable", "nobody answers")):
+        stage.unreachable = problem
+        now = [stage.journal.record(one.key) for one in (record, fresh)]
+        standings = stage.hand_on(*now, vm=OTHER)
+        assert (standings[record.key].problem.reason, standings[fresh.key].problem) == ("UsedByVM", None)
+    assert "nobody answers" in str(standings[record.key].problem)
+    assert set(stage.other.nics) == {"ua-net2"}
+    assert stage.journal.record(record.key).guest["vm"] == VM
+    stage.machine.die()  # it has ended, and answers no more
+    assert stage.hand_on(stage.journal.record(record.key), vm=OTHER)[record.key].problem is None
+
+
+def test_the_same_machine_in_other_words_keeps_its_nic(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    words = '{"qmp": "/run/q.sock", "container": "qemu"}'
+    assert stage.hand_on(stage.journal.record(record.key), vm=words)[record.key].problem is None
+    assert (stage.machine.plugs, stage.journal.record(record.key).guest["vm"]) == (1, words)
+
+
+def test_an_open_tap_that_was_set_down_is_still_a_sign_of_life(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.unreachable = NotReady("VMUnreachable", "nobody answers")
+    ip("link", "set", "vmt-net1", "down", netns=stage.path)
+    assert stage.take_back(record)[record.key].reason == "VMUnreachable"
+    stage.machine.die()
+    ip("link", "set", "vmt-net1", "down", netns=stage.path)
+    assert stage.take_back(record) == {}
+
+
+# -- an unplug that was undone -----------------------------------------------------------------------------------
+
+
+def test_a_guest_that_was_asked_to_let_go_is_not_said_to_have_it_until_it_has_it_anew(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.machine.running = Running.PAUSED
+    assert stage.take_back(record)[record.key].reason == "VMPaused"
+    for stage.machine.running in (Running.PAUSED, Running.RUNNING):  # each pass has a new connection
+        stage.machine.leaving.clear()
+        problem = stage.hand_on(stage.journal.record(record.key))[record.key].problem
+        assert (problem.reason, "gets it anew" in str(problem)) == ("WaitingForGuest", True)
+    stage.machine.die()  # now it does as it was told
+    assert stage.hand_on(stage.journal.record(record.key))[record.key].problem is None
+    assert (stage.machine.plugs, "asked" in stage.journal.record(record.key).guest) == (2, False)
+
+
+def test_a_guest_that_could_not_be_asked_keeps_what_it_has(stage, monkeypatch):
+    record = stage.attached()
+    stage.hand_on(record)
+
+    def refuse(nic):
+        raise NotReady("VMMigrating", "it moves")
+
+    monkeypatch.setattr(stage.machine, "unplug", refuse)
+    assert stage.take_back(record)[record.key].reason == "VMMigrating"
+    assert stage.hand_on(stage.journal.record(record.key))[record.key].problem is None
+
+
+def test_a_machine_that_had_nothing_to_let_go_was_not_asked(stage):
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.unreachable = NotReady("VMUnreachable", "nobody answers")
+    assert stage.take_back(record, vm=OTHER)[record.key].reason == "VMUnreachable"
+    stage.unreachable = None
+    assert stage.hand_on(stage.journal.record(record.key))[record.key].problem is None
+
+
+# -- time --------------------------------------------------------------------------------------------------------
+
+
+def test_what_takes_too_long_has_its_turn_in_the_next_pass(stage, monkeypatch):
+    records = [stage.attached(name) for name in ("net1", "net2", "net3")]
+    monkeypatch.setattr(relays, "ASKING_S", 0.0)
+    assert list(stage.hand_on(*records)) == [records[0].key]  # one at least
+    assert stage.machine.plugs == 1
+    monkeypatch.setattr(relays, "ASKING_S", 60.0)
+    now = [stage.journal.record(one.key) for one in records]
+    assert len(stage.hand_on(*now)) == 3
+    stage.machine.is_deaf = True
+    monkeypatch.setattr(relays, "ASKING_S", 0.0)
+    monkeypatch.setattr(relays, "PATIENCE_S", 0.1)
+    for asked in (1, 2, 3):  # whoever had no turn is the first of the next pass
+        assert {one.reason for one in stage.take_back(*records).values()} == {"WaitingForGuest"}
+        assert len(stage.machine.leaving) == asked
+
+
+def test_a_newer_wish_ends_the_plugging(stage):
+    records = [stage.attached(name) for name in ("net1", "net2")]
+    assert len(stage.relay.hand_on(stage.desired(), stage.sandbox, records, lambda: False)) == 1
 
 
 def test_a_pod_that_is_gone_is_told(stage):
