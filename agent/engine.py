@@ -80,7 +80,9 @@ class Engine:
         self._workers: Workers[PodUID] = Workers(self._pass)
         self._seen = Seen(first={desired.pod.uid for desired in journal.pods()})
         orphans = Orphans(journal, attachments, locks, view)
-        self._sweep = Sweep(journal, sandboxes, self._seen, self._workers.touch, self._tell_slow, orphans)
+        self._sweep = Sweep(
+            journal, sandboxes, self._seen, self._workers.touch, self._tell_slow, orphans, self._guests.lost
+        )
 
     def start(self) -> None:
         """Take up everything in the journal (rule 4), then sweep."""

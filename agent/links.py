@@ -73,6 +73,7 @@ class Link:
     port: bytes = b""  # IFLA_INFO_SLAVE_DATA: what the link is as a port of its master
     bus: str = ""  # of the device behind the link, if there is one, as /sys has it
     device: str = ""
+    carrier: bool = False  # of a tap: a program has it open
 
 
 # -- what a device wants to know ---------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from cni import errors
 UP = {"flags": 1, "change": 1}
 NO_STATISTICS = ("IFLA_EXT_MASK", 8)  # RTEXT_FILTER_SKIP_STATS: a third of the time to read a link
 NO_LINK = (errno.ENODEV, errno.ENXIO)
-_IFF_PROMISC = 0x100
+_IFF_PROMISC, _IFF_LOWER_UP = 0x100, 0x10000
 _BUSY = (errno.EBUSY, errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.ETIMEDOUT)
 
 
@@ -93,7 +93,7 @@ def link(message: rtnl.LinkMessage) -> Link:
     return Link(
         message.index, message.name, message.kind, message.mac, message.mtu, bool(message.flags & 1), message.master,
         message.parent, message.alias, message.group, bool(message.flags & _IFF_PROMISC), message.data, message.port,
-        message.bus, message.device,
+        message.bus, message.device, bool(message.flags & _IFF_LOWER_UP),
     )  # fmt: skip
 
 

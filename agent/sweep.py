@@ -66,7 +66,7 @@ class Orphans:
 class Sweep:
     """A thread that looks around, and touches the pods that a pass should look at."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 it looks at all there is
         self,
         journal: Journal,
         sandboxes: Sandboxes,
@@ -74,6 +74,7 @@ class Sweep:
         touch: Callable[[PodUID], None],
         tell: Callable[[Progress], None],
         orphans: Orphans,
+        lost: Callable[[], Iterable[PodUID]],
     ) -> None:
         self._journal = journal
         self._sandboxes = sandboxes
@@ -81,6 +82,7 @@ class Sweep:
         self._touch = touch
         self._tell = tell
         self._orphans = orphans
+        self._lost = lost  # pods whose virtual machine has lost a NIC
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -108,6 +110,7 @@ class Sweep:
 
     def _sweep(self) -> None:
         self._touch_all(tuple(self._seen.blocked))
+        self._touch_all(self._lost())
         living = self._sandboxes.refresh()
         if living is not None:
             self._touch_all(one.pod.uid for one in self._journal.pods() if self._is_stale(one, living))

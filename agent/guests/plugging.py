@@ -9,6 +9,8 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -22,6 +24,7 @@ from agent.netlink import Kernel
 from cni import errors
 
 ASKED = "asked"  # key of Record.guest
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.-]+")  # what QEMU takes as an id
 
 
 class Plugging:
@@ -54,7 +57,7 @@ class Plugging:
             seen = self._machine.look(nic)
             if seen.stage is Stage.ABSENT:
                 self._refuse_elsewhere()
-                if problem := _unable(seen.running):
+                if problem := _unable(seen, nic):
                     raise problem
                 self._note({"vm": self._desired.vm, "mac": nic.mac})
                 self._machine.plug(nic, lambda: tap.opened(self._fd, nic.tap))
@@ -81,6 +84,8 @@ class Plugging:
         seen = self._seen
         if seen is None or seen.stage is Stage.ABSENT:
             return Standing(_told("PodAttached", mac), self._problem or NotReady("GuestLost", "the NIC has gone again"))
+        if seen.running in {Running.MIGRATED, Running.STOPPED}:  # what its guest had taken is nobody's now
+            return Standing(_told("Attached", mac, seen), self._problem or _unable(seen))
         leaving = NotReady(WAITING_FOR_GUEST, _LEAVES) if seen.is_leaving or ASKED in self._record.guest else None
         if seen.stage is Stage.VISIBLE:
             return Standing(_told("GuestVisible", mac, seen), leaving)
@@ -135,7 +140,9 @@ def nic_of(vm: str, record: Record, mac: str, mtu: int) -> Nic:
     """Return the NIC of an attachment in that machine; the same at any time, in any process (contract, rule 1)."""
     asked = wish.parse(vm)
     port = asked.ports.get(record.key.ifname, "") if isinstance(asked, wish.Qemu) else ""
-    return Nic(f"ua-{record.key.ifname}", mac, Wiring(record.key, mac, mtu).tap, mtu, port)
+    ifname = record.key.ifname
+    name = ifname if _IDENTIFIER.fullmatch(ifname) else hashlib.sha256(ifname.encode()).hexdigest()[:11]
+    return Nic(f"ua-{name}", mac, Wiring(record.key, mac, mtu).tap, mtu, port)
 
 
 def unplugged(problem: NotReady | Refused, record: Record) -> Standing:
@@ -151,9 +158,15 @@ def mac_of(record: Record) -> str:
     return ""
 
 
-def _unable(running: Running) -> NotReady | None:
-    """Return why the machine can take no NIC now, if it cannot."""
-    match running:
+def _unable(seen: Seen, nic: Nic | None = None) -> NotReady | None:
+    """Return why the machine can take no NIC now, if it cannot.
+
+    One that waits for what another machine sends must have what that one has, and nothing else: it takes those NICs
+    whose ports are said.
+    """
+    match seen.running:
+        case Running.INCOMING if nic is not None and not nic.port:
+            return NotReady("VMIncoming", "the virtual machine has not arrived here yet: it gets the interface then")
         case Running.MIGRATING:
             return NotReady("VMMigrating", "the virtual machine is being migrated: the interface has to wait for that")
         case Running.MIGRATED:
@@ -165,7 +178,7 @@ def _unable(running: Running) -> NotReady | None:
 
 
 def _silent(seen: Seen) -> NotReady:
-    if problem := _unable(seen.running):
+    if problem := _unable(seen):
         return problem
     match seen.running:
         case Running.PAUSED:

@@ -132,6 +132,20 @@ class Relay:
         """Know all that leaves the pod's guest now, in each pass: what was waited for before is forgotten."""
         self._cleaning.leaves(uid, records)
 
+    def lost(self) -> set[PodUID]:
+        """Return the pods with a NIC that no machine has open any more: it has ended, or has been started anew."""
+        return {record.pod.uid for record in self._journal.records() if record.pod and self._is_lost(record)}
+
+    def _is_lost(self, record: Record) -> bool:
+        if not record.guest:
+            return False
+        try:
+            with self._view.opened(record.namespace.path) as fd:
+                tap = self._kernel.pod_link(fd, Wiring(record.key, record.guest["mac"], 0).tap)
+        except (OSError, errors.CNIError):
+            return False  # the pod is going, which others see to
+        return tap is None or not tap.carrier
+
     def take_back(
         self, desired: Desired, sandbox: Sandbox, records: Sequence[Record], is_current: Callable[[], bool]
     ) -> Mapping[Key, NotReady]:

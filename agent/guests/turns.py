@@ -8,7 +8,8 @@ at once where the guest is not known to have it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from agent.guests import bounds
 from agent.guests.relay import Relay
@@ -59,11 +60,15 @@ class Turns:
         desired, attached = progress.desired, progress.in_pod
         uid = desired.pod.uid
         put_off = self._put_off.pop(uid, frozenset())
-        if desired.vm in {"", KUBEVIRT} or not attached:
+        if desired.vm == KUBEVIRT or not attached:
             return
-        theirs = [record for record in records if record.key in attached]
+        # where the annotation is gone, what a machine has it keeps until it is unplugged
+        theirs = [record for record in records if record.key in attached and (desired.vm or record.guest)]
         theirs.sort(key=lambda record: record.key not in put_off)
-        standings = self._relay.hand_on(desired, sandbox, theirs, lambda: self._is_current(progress))
+        standings: dict[Key, Standing] = {}
+        for vm in {desired.vm or record.guest["vm"]: None for record in theirs}:
+            its = [record for record in theirs if (desired.vm or record.guest["vm"]) == vm]
+            standings |= self._relay.hand_on(replace(desired, vm=vm), sandbox, its, lambda: self._is_current(progress))
         for key, said in standings.items():
             standing = bounds.standing(said)
             progress.handed_on(attached[key], standing)
@@ -72,6 +77,10 @@ class Turns:
             self._put_off[uid] = left
             if any(progress.by_position[attached[key]].state is not State.ATTACHED for key in left):
                 self._again(uid, time.monotonic())
+
+    def lost(self) -> Iterable[PodUID]:
+        """Return the pods whose machine has let go of a NIC by itself: nobody tells of that."""
+        return self._relay.lost()
 
     def _note(self, uid: PodUID, key: Key, standing: Standing) -> None:
         wish = f"hand on {key}"

@@ -95,7 +95,7 @@ def test_a_domain_takes_its_nic_along_to_the_daemon_of_a_pod_on_another_node(ns,
                 source.pod.plug("blue,blue")
                 wait_told(source.pod, "net2", "PodAttached", "VMMigrating")
                 target.pod.plug([*element, {"name": "blue"}])
-                wait_told(target.pod, "net2", "PodAttached", "VMMigrating")
+                wait_told(target.pod, "net2", "PodAttached", "VMIncoming")
             target.pod.wait_ready("net1", "net2", timeout=60)
             assert target.nics().keys() == {mac, target.pod.reported()["net2"]["mac"]}
             assert target.nics()[mac] == nic

@@ -202,11 +202,16 @@ def test_a_plugged_nic_survives_a_live_migration_to_a_pod_on_another_node(ns, cl
             if postcopy:
                 target.monitor("migrate-set-capabilities",
                                capabilities=[{"capability": "postcopy-ram", "state": True}])  # fmt: skip
+            target.pod.plug([*element, {"name": "blue", "interface": "net2"}])  # which the source has not got
+            target.pod.wait("it is held", lambda: "VMIncoming" in target.pod.condition().get("message", ""))
             (target.folder / "migrate.sock").rename(source.folder / "migrate.sock")
             migrate(source, "/run/vm/migrate.sock", postcopy=postcopy)
-            target.pod.wait_ready("net1", timeout=60)
+            target.pod.wait_ready("net1", "net2", timeout=60)
             assert target.monitor("query-status")["status"] == "running"
-            assert target.nics() == {told["mac"]: nic}
+            assert target.nics().keys() == {told["mac"], target.pod.reported()["net2"]["mac"]}
+            assert target.nics()[told["mac"]] == nic
+            source.pod.plug("blue@net1")  # an edit that changes nothing is a look at the machine all the same
+            source.pod.wait("it is gone from here", lambda: source.pod.condition().get("reason") == "VMMigrated")
             target.run("ping -c 1 -w 10 10.8.0.9")
             source.pod.plug("")
             source.pod.wait_ready()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent import cri, retries
+from agent import cri, retries, sweep
 from agent.cache import Cached
 from agent.engine import Engine
 from agent.journal import Journal
@@ -165,6 +165,9 @@ class FakeRelay:
             told = self.world.guest or Guest("PodAttached" if problem else "GuestVisible", "eth1")
             standings[record.key] = Standing(told, problem)
         return standings
+
+    def lost(self):
+        return {POD.uid} if "lost" in self.world.fails else set()
 
     def take_back(self, desired, sandbox, records, is_current):
         left = {}
@@ -768,3 +771,22 @@ def test_while_the_runtime_is_away_a_guest_is_told_to_have_what_it_had(story):
     outcome = story.settled("r2")
     assert outcome.attachments[0] == before[0]
     assert states(outcome)[1] == ("x2", "Pending", "RuntimeUnavailable")
+
+
+def test_a_machine_that_has_lost_a_nic_by_itself_is_looked_at(story, monkeypatch):
+    monkeypatch.setattr(sweep, "SWEEP_S", 0.1)
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.world.fails |= {"lost": NotReady("", ""), "guest x1": NotReady("VMUnreachable", "it has ended")}
+    story.outcome(lambda one: states(one) == [("x1", "Pending", "VMUnreachable")])
+
+
+def test_what_a_guest_has_it_keeps_when_the_way_to_it_is_no_longer_said(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.apply("r2", wish("a", "x1"), wish("b", "x2"))
+    one, other = story.settled("r2").attachments
+    assert (one.guest.state, other.guest) == ("GuestVisible", None)
+    story.apply("r3", wish("b", "x2"))
+    story.settled("r3")
+    assert story.world.done == ["+x1", ">x1", "+x2", "<x1", "-x1"]

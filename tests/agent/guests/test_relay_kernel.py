@@ -245,7 +245,7 @@ def test_a_machine_that_does_not_answer_is_alive_while_its_tap_is_open(stage):
     ("running", "reason", "plugs"),
     [
         (Running.PAUSED, "VMPaused", 1),
-        (Running.INCOMING, "", 1),
+        (Running.INCOMING, "VMIncoming", 0),
         (Running.MIGRATING, "VMMigrating", 0),
         (Running.MIGRATED, "VMMigrated", 0),
         (Running.STOPPED, "VMStopped", 0),
@@ -544,3 +544,39 @@ def eventually(holds) -> bool:
     while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.01)
     return held
+
+
+def test_a_machine_that_has_ended_is_noticed_by_its_tap(stage):
+    record = stage.attached()
+    assert stage.relay.lost() == set()
+    stage.hand_on(record)
+    assert stage.relay.lost() == set()
+    stage.machine.die()
+    assert stage.relay.lost() == {POD.uid}
+    stage.hand_on(stage.journal.record(record.key))
+    assert stage.relay.lost() == set()
+
+
+@pytest.mark.parametrize("running", [Running.MIGRATED, Running.STOPPED])
+def test_what_runs_no_more_has_no_guest_that_sees_a_nic(stage, running):
+    record = stage.attached()
+    stage.hand_on(record)
+    stage.machine.running = running
+    standing = stage.hand_on(stage.journal.record(record.key))[record.key]
+    assert (standing.guest.state, standing.problem.reason) == ("Attached", f"VM{running.value.capitalize()}")
+
+
+def test_a_machine_that_waits_for_another_takes_what_that_one_has_and_no_more(stage):
+    record = stage.attached()
+    stage.machine.running = Running.INCOMING
+    assert stage.hand_on(record)[record.key].problem.reason == "VMIncoming"
+    assert stage.machine.plugs == 0
+    stage.hand_on(stage.journal.record(record.key), vm='{"qmp": "/run/q.sock", "ports": {"net1": "rp1"}}')
+    assert stage.machine.plugs == 1
+
+
+def test_a_name_that_is_no_identifier_has_one_all_the_same(stage):
+    record = stage.attached("net+1")
+    assert stage.hand_on(record)[record.key].problem is None
+    (nic,) = stage.machine.nics
+    assert nic.removeprefix("ua-").isalnum()
