@@ -34,7 +34,8 @@ from agent.guests.line import Line
 from agent.model import NotReady
 from cni import jsontext
 
-_LIMIT_S = CALL_S - 0.5  # what is left is ours
+_LAST_S = 0.5
+_LIMIT_S = CALL_S - _LAST_S  # what is left is ours
 _AGENT_S = 1  # the least that libvirt takes
 _FAILED_S = 1.0  # between two turns of libvirt's event loop, when it fails
 _SENT = 4  # of what interfaceStats returns: packets that the guest has sent
@@ -54,8 +55,8 @@ def connect(root: Path, asked: wish.Libvirt) -> Domain:
     kinds = ("system", "session") if reach.peer(daemon)[1] == 0 else ("session", "system")
     try:
         return Domain(daemon, asked.domain, kinds[0], deadline)
-    except NotReady as problem:
-        if problem.reason != "VMRefused":
+    except NotReady:
+        if time.monotonic() > deadline - _LAST_S:
             raise
         with suppress(NotReady):  # who is root in a container with users of its own is another user here
             return Domain(reach.connect(root, asked.socket, deadline), asked.domain, kinds[1], deadline)
