@@ -136,8 +136,8 @@ class Pod:
 
     def interfaces(self) -> dict[str, str]:
         """Return the MACs of the interfaces that are in the pod, by name."""
-        text = self.sh("cd /sys/class/net; for i in *; do echo $i $(cat $i/address); done")
-        pairs = dict(line.split() for line in text.splitlines())
+        text = self.sh("cd /sys/class/net; for i in *; do echo $i $(cat $i/address 2>/dev/null); done")
+        pairs = dict(words for line in text.splitlines() if len(words := line.split()) == 2)  # one may just be going
         return {name: mac for name, mac in pairs.items() if name != "lo"}
 
     def addresses(self, interface: str) -> list[str]:

@@ -114,8 +114,8 @@ class VirtualMachine:
 
     def nics(self) -> dict[str, str]:
         """Return the MACs of the NICs by name, as the guest sees them now."""
-        text = self.sh("cd /sys/class/net; for i in *; do echo $i $(cat $i/address); done")
-        pairs = dict(line.split() for line in text.splitlines())
+        text = self.sh("cd /sys/class/net; for i in *; do echo $i $(cat $i/address 2>/dev/null); done")
+        pairs = dict(words for line in text.splitlines() if len(words := line.split()) == 2)  # one may just be going
         return {name: mac for name, mac in pairs.items() if name != "lo"}
 
     def sh(self, command: str, *, check: bool = True, timeout: float = 60) -> str:
