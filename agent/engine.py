@@ -200,7 +200,7 @@ class Engine:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
             else:
                 self._attach(progress, sandbox, step)
-        self._guests.hand_on(progress, sandbox, self._records(progress.desired, sandbox))
+        self._guests.hand_on(progress, sandbox)
 
     def _note_blocked(self, desired: Desired, decided: Plan) -> None:
         """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""

@@ -259,29 +259,34 @@ def _pod_path(ref: PodRef) -> str:
 
 
 def _event(pod: Pod, event: Event, node: str) -> Mapping[str, Any]:
-    now = datetime.now(UTC)
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    involved = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": pod.ref.namespace,
+        "name": pod.ref.name,
+        "uid": pod.api_uid,
+        "resourceVersion": pod.resource_version,
+    }
+    return event_document(involved, event, {"component": _COMPONENT, "host": node})
+
+
+def event_document(involved: Mapping[str, str], event: Event, source: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return a v1 Event, of now, about the object that `involved` refers to."""
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
         "metadata": {
-            "namespace": pod.ref.namespace,
+            "namespace": involved["namespace"],
             # unique as client-go's names are; at most 253 characters
-            "name": f"{pod.ref.name[:230].rstrip('.-')}.{time.time_ns():x}",
+            "name": f"{involved['name'][:230].rstrip('.-')}.{time.time_ns():x}",
         },
-        "involvedObject": {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "namespace": pod.ref.namespace,
-            "name": pod.ref.name,
-            "uid": pod.api_uid,
-            "resourceVersion": pod.resource_version,
-        },
+        "involvedObject": involved,
         "reason": event.reason,
         "message": event.message,
         "type": "Warning" if event.warning else "Normal",
         "count": 1,
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,
-        "source": {"component": _COMPONENT, "host": node},
+        "source": source,
     }

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from controller.follow import Resource
-from controller.kube import Kube
+from controller.kube import Kube, event_document
 from controller.leader import Record
 from controller.model import Event
 from controller.reconcile import Conflict, Gone
@@ -117,28 +115,12 @@ def _path(namespace: str, name: str) -> str:
 
 
 def _event(about: Machine | Instance, event: Event) -> Mapping[str, Any]:
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {
-            "namespace": about.namespace,
-            # unique as client-go's names are; at most 253 characters
-            "name": f"{about.name[:230].rstrip('.-')}.{time.time_ns():x}",
-        },
-        "involvedObject": {
-            "apiVersion": "kubevirt.io/v1",
-            "kind": _KINDS[type(about)],
-            "namespace": about.namespace,
-            "name": about.name,
-            "uid": about.uid,
-            "resourceVersion": about.resource_version,
-        },
-        "reason": event.reason,
-        "message": event.message,
-        "type": "Warning" if event.warning else "Normal",
-        "count": 1,
-        "firstTimestamp": stamp,
-        "lastTimestamp": stamp,
-        "source": {"component": _COMPONENT},
+    involved = {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": _KINDS[type(about)],
+        "namespace": about.namespace,
+        "name": about.name,
+        "uid": about.uid,
+        "resourceVersion": about.resource_version,
     }
+    return event_document(involved, event, {"component": _COMPONENT})

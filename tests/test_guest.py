@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from e2e import kernel
 from e2e.guest import initramfs, run
 from e2e.guest.machine import Ended
+from tests.guests import processes
 
 TREE = Path(__file__).resolve().parents[1]
 
@@ -60,7 +61,7 @@ class Guest:
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[Guest]:
     yield Guest(tmp_path)
-    assert processes_with(tmp_path) == []
+    assert processes(tmp_path) == []
 
 
 @pytest.mark.guest
@@ -108,7 +109,7 @@ def test_the_status_is_pytests_and_what_it_says_comes_out(tmp_path):
 def test_a_guest_goes_with_the_command_that_started_it(tmp_path, number):
     done = command(tmp_path, "--version")
     give_up = time.monotonic() + 60
-    while not (mine := [pid for pid in processes_with(tmp_path) if pid != done.pid]):
+    while not (mine := [pid for pid in processes(tmp_path) if pid != done.pid]):
         assert time.monotonic() < give_up, "no guest was started"
         time.sleep(0.05)
     pidfds = [os.pidfd_open(pid) for pid in mine]
@@ -125,15 +126,3 @@ def command(temporary: Path, *arguments: str) -> subprocess.Popen[bytes]:
     argv = [sys.executable, "-m", "e2e.guest.run", "--timeout", "600", "--", *arguments]
     env = {**os.environ, "TMPDIR": str(temporary)}
     return subprocess.Popen(argv, cwd=TREE, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-
-def processes_with(folder: Path) -> Sequence[int]:
-    """The processes that name a file of `folder` in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if os.fsencode(folder) in path.read_bytes():
-                found.append(int(path.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found

@@ -55,7 +55,7 @@ class Turns:
         }
         return waiting
 
-    def hand_on(self, progress: Progress, sandbox: Sandbox, records: Collection[Record]) -> None:
+    def hand_on(self, progress: Progress, sandbox: Sandbox) -> None:
         """Bring what is attached into the pod's guest, if it has one that is ours to serve."""
         desired, attached = progress.desired, progress.in_pod
         uid = desired.pod.uid
@@ -63,7 +63,8 @@ class Turns:
         if desired.vm == KUBEVIRT or not attached:
             return
         # where the annotation is gone, what a machine has it keeps until it is unplugged
-        theirs = [record for record in records if record.key in attached and (desired.vm or record.guest)]
+        records = [record for key in attached if (record := self._journal.record(key)) is not None]
+        theirs = [record for record in records if desired.vm or record.guest]
         theirs.sort(key=lambda record: record.key not in put_off)
         standings: dict[Key, Standing] = {}
         for vm in {desired.vm or record.guest["vm"]: None for record in theirs}:
