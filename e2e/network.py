@@ -7,6 +7,7 @@ from pathlib import Path
 from e2e import components
 
 BRIDGE = "lane0"
+_MAC = "02:00:00:00:00:01"  # a bridge without one of its own takes another with each node that comes or goes
 
 
 def ip(*lines: str, enter: Sequence[str] = ()) -> None:
@@ -21,7 +22,7 @@ def create() -> None:
     """Make the bridge of the lane that this process is in, and have the lane route between its nodes."""
     ip(
         "link set lo up",
-        f"link add {BRIDGE} type bridge",
+        f"link add {BRIDGE} address {_MAC} type bridge",
         f"addr add {components.LANE_IP}/24 dev {BRIDGE}",
         f"addr add {components.SERVICE_IP}/32 dev {BRIDGE}",
         f"link set {BRIDGE} up",
