@@ -209,7 +209,7 @@ def test_the_audit_leaves_what_lives_alone(ns, node):
     pod.wait_ready("x1")
     before = (pod.interfaces(), audit.addresses(node, store))
     audit_command.wait_clean(node)
-    assert audit_command.run(node, "--repair") == (0, [], "")
+    assert audit_command.repair(node) == (0, [], "")
     assert (pod.interfaces(), audit.addresses(node, store)) == before
 
 
