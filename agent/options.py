@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.links import Attributes, Bandwidth, Interface, Rate
 from agent.model import Key
-from cni import errors, names
+from cni import errors
 
 MIN_MTU, MAX_MTU = 68, 65535
 MAX_QUEUE = 1 << 20  # packets
@@ -23,8 +23,8 @@ MIN_RATE = 8  # bits a second: the kernel counts in bytes
 MAX_RATE, MAX_BURST = (1 << 64) - 1, (((1 << 32) - 1) << 3) - 1  # bits; the reference's uint64, and its 4 GB
 
 _MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
+_BAD_NAME = re.compile(r"[\s/:]")
 _SYSCTL = re.compile(r"net\.[A-Za-z0-9_.\-/]+")
-_OF_ALL = ("all", "default")  # directories of /proc/sys/net/*/conf, which are no link's
 _UP = {"up": True, "down": False}
 _BANDWIDTH = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
@@ -135,9 +135,10 @@ def companion(key: Key) -> Bandwidth:
 def link_name(config: Mapping[str, Any], key: str, default: str = "") -> str:
     """Return an interface name. Raises CNIError 7 where it is none, or there is neither one nor a default."""
     value = config.get(key) or default
-    if not isinstance(value, str) or names.ifname_fault(value) or value in _OF_ALL:
+    good = isinstance(value, str) and 0 < len(value.encode()) <= 15 and value not in (".", "..")
+    if not good or _BAD_NAME.search(value):
         raise invalid(key, value, "must be an interface name of at most 15 bytes")
-    return value
+    return str(value)
 
 
 def flag(config: Mapping[str, Any], key: str) -> bool:
@@ -164,7 +165,7 @@ def whole(config: Mapping[str, Any], key: str, least: int, most: int) -> int | N
 
 def choice(config: Mapping[str, Any], key: str, known: Collection[str], default: str) -> str:
     value = config.get(key) or default
-    if not isinstance(value, str) or value not in known:
+    if value not in known:
         raise invalid(key, value, f"must be one of {', '.join(known)}")
     return str(value)
 
@@ -202,7 +203,7 @@ def unsupported(key: str, value: Any, why: str) -> errors.CNIError:
 
 def _link_state(call: Call) -> bool:
     value = call.asked("linkState") or call.config.get("linkState") or "up"
-    if not isinstance(value, str) or value not in _UP:
+    if value not in _UP:
         raise invalid("linkState", value, "must be up or down")
     return _UP[value]
 
@@ -231,8 +232,7 @@ def _sysctl_path(name: str, ifname: str) -> str:
         parts = [part.replace("/", ".") for part in name.split(".")]
     else:
         raise invalid("sysctl", name, "must be a setting below net")
-    bad = [part for part in parts if part in ("", ".", "..") or "/" in part or not part.isprintable()]
-    if parts[0] != "net" or len(parts) < 2 or bad:
+    if parts[0] != "net" or len(parts) < 2 or any(part in ("", ".", "..") or "/" in part for part in parts):
         raise invalid("sysctl", name, "must be a setting below net")
     return "/".join(ifname if part == "IFNAME" else part for part in parts[1:])
 

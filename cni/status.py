@@ -64,9 +64,7 @@ def merge(current: str | None, ours: Sequence[Mapping[str, Any]], released: Coll
     placed: set[str] = set()
     for item in before:
         name = _interface(item)
-        if not name:
-            after.append(item)
-        elif name in wanted and name not in placed:
+        if name in wanted and name not in placed:
             after.append(_replaced(item, wanted[name]))
             placed.add(name)
         elif name not in wanted and name not in released:

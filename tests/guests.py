@@ -267,7 +267,8 @@ def started(folder: Path, machine: str = "q35", *, prefix: Sequence[str] = (), *
     (folder / "console.log").touch()
     with (folder / "qemu.log").open("wb") as log:
         guest = Guest(folder, subprocess.Popen(
-            [*kernel.ENDS_WITH_PARENT, *line], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            line, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
         ))  # fmt: skip
     try:
         guest.connect()
