@@ -5,10 +5,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 LIBVIRT := $(VENV)/.libvirt
+FUZZER := $(VENV)/.fuzzer
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e bench build compiler proto proto-check lock fix prepare clean
+.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -37,7 +38,7 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, u
 	@$(VENV)/bin/ruff check .
 	$(SAY) "types"
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/mypy --exclude 'e2e/(tests|multus|callers|cri|overlay|relay|vm/test_|kubevirt/test_)' e2e benchmarks
+	@$(VENV)/bin/mypy --exclude 'e2e/(tests|reboot|multus|callers|cri|overlay|relay|vm/test_|kubevirt/test_)' e2e benchmarks
 	$(SAY) "import contracts"
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory proto-check unit
@@ -59,6 +60,15 @@ test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kerne
 e2e: $(STAMP) $(LIBVIRT) build prepare
 	$(SAY) "end-to-end tests on the real cluster"
 	@$(PY) -m e2e.suite
+
+soak: $(STAMP) build prepare ## random trouble on the real cluster, seconds of it: SECONDS=600 SEED=7 KILLS=300
+	$(SAY) "soak: the seed is what reproduces its plan"
+	@$(PY) -m e2e.lane run -- $(abspath $(PY)) -m e2e.soak $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(KILLS),--kills $(KILLS))
+
+fuzz: $(FUZZER) compiler ## hostile input for every reader: 20 s each, or SECONDS=600, RUNS=100000, TARGETS="cni.wire native"
+	$(SAY) "fuzzing: inputs that reach new code are kept in .fuzz, what breaks something in .fuzz/findings"
+	@$(PY) -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) $(TARGETS)
 
 bench: $(STAMP) build prepare ## latencies and throughput on the real cluster
 	$(SAY) "benchmarks"
@@ -100,6 +110,13 @@ $(LIBVIRT): requirements-libvirt.lock $(STAMP) # of the optional dependencies; t
 	  -r requirements-libvirt.lock
 	@touch $@
 
+$(FUZZER): requirements-fuzz.lock $(STAMP) # of the optional dependencies; clang is for the executable, which is C
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --require-hashes --no-deps -r requirements-fuzz.lock
+	@command -v clang >/dev/null && ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a >/dev/null 2>&1 \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	       clang libc6-dev "libclang-rt-$$(apt-cache depends clang | sed -n 's/.*Depends: clang-\([0-9]*\)$$/\1/p')-dev"; }
+	@touch $@
+
 lock: $(LIBVIRT) ## renew the locked dependencies
 	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 	  --allow-unsafe -o requirements.lock pyproject.toml
@@ -107,6 +124,8 @@ lock: $(LIBVIRT) ## renew the locked dependencies
 	  --allow-unsafe --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
 	  --allow-unsafe --extra libvirt -c requirements.lock -o requirements-libvirt.lock pyproject.toml
+	@$(VENV)/bin/pip-compile -q --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header \
+	  --allow-unsafe --extra fuzz -c requirements.lock -o requirements-fuzz.lock pyproject.toml
 
 fix: $(STAMP) ## format, and mend what the linter can
 	@$(VENV)/bin/ruff check --fix .
@@ -124,4 +143,4 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@touch $@
 
 clean: ## what was built here (the caches of the control plane stay)
-	@rm -rf $(VENV) bin dist .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) bin dist .fuzz .mypy_cache .ruff_cache .pytest_cache

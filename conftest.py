@@ -5,9 +5,14 @@ A stumble is still a defect, of the test or of the product: each is printed by n
 them fail the run. Pure tests have no such excuse and no second run.
 """
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Tests fork, to be killed in the child. What gRPC would do at a fork, for threads that an earlier test has left, ends
+# the child; the forks of tests have no use for it.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 MOST = 2
 _REAL = ("netns", "guest", "lane")

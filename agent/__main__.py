@@ -25,11 +25,14 @@ from agent import (
     primary,
 )
 from agent.attach import Attachments, Settings
+from agent.audit import command
 from agent.calls import Calls
+from agent.collect import Collector
 from agent.engine import Engine
 from agent.guests.containers import Containers
 from agent.guests.dial import Dialler
 from agent.guests.relay import Relay
+from agent.inspection import Inspector
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import ContainerID
@@ -39,12 +42,16 @@ from agent.peers import Peers
 from agent.sandboxes import Sandboxes
 from agent.underlay import Underlay
 from agent.upkeep import Upkeep
+from agent.watch import Watch
+from cni import errors
 
 log = logging.getLogger("agent")
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. Exit status 0 then, 2 for unusable arguments."""
+    """Run until SIGTERM or SIGINT. Exit status 0 then, 2 for unusable arguments; that of `audit` is its own."""
+    if sys.argv[1:2] == ["audit"]:
+        return _audit(sys.argv[2:])
     arguments = _parser().parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if os.geteuid() != 0:
@@ -59,6 +66,18 @@ def main() -> int:
     return 0
 
 
+def _audit(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hotnic-agent audit", description="Lists what dead containers left behind.")
+    _add_places(parser)
+    command.add_options(parser)
+    logging.basicConfig(level=logging.ERROR, format="hotnic-agent audit: %(message)s")
+    try:
+        return command.run(parser.parse_args(argv))
+    except (OSError, ValueError, errors.CNIError) as problem:
+        print(f"hotnic-agent audit: {problem}", file=sys.stderr)  # noqa: T201
+        return command.BLIND
+
+
 class Agent:
     """All parts of one agent."""
 
@@ -70,7 +89,7 @@ class Agent:
         view = netns.View(root)
         self.journal = Journal(arguments.state_dir)
         self._peers = Peers(arguments.state_dir)
-        kernel, locks = Kernel(self._peers.get), Locks()
+        kernel, locks = Kernel(self._peers.get, view), Locks()
         self._kernel = kernel
         execute = delegate.Executor(arguments.cni_bin_dir, root)
         descendants.kill_survivors()  # of a predecessor that was killed: an ADD that finishes late would leak
@@ -89,13 +108,18 @@ class Agent:
         def cached(container_id: ContainerID) -> tuple[cache.Cached, ...]:
             return cache.read(caches, container_id)
 
+        inspector = Inspector(kernel, native, attachments, execute, view)
         self.engine = Engine(
-            self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached, guests
-        )
-        self._upkeep = Upkeep(self.journal, native)
+            self.journal, self._sandboxes, attachments, kernel, self.outcomes, locks, view, cached, guests,
+            inspector, Watch(),
+        )  # fmt: skip
+        self._upkeep = Upkeep(self.journal, native, inspector, locks)
+        self.engine.drift.runtimes = self._upkeep.look
+        self._collector = Collector(self.journal, self._sandboxes, attachments, view, caches, conf_dirs)
         networks = primary.Networks(self.journal, self._sandboxes, self.outcomes, self.engine.look)
         calls = Calls(self.journal, native, attachments, locks, self._waiting_for, networks)
         self._cni = cni_server.Server(self._run_dir, calls.handle)
+        self._controller_group: int | None = arguments.controller_group
         self._metrics_address: str = arguments.metrics_address
 
     def run(self) -> None:
@@ -106,12 +130,14 @@ class Agent:
         if self._metrics_address:
             metrics.RECORDS.set_function(lambda: len(self.journal.records()))
             metrics.PODS.set_function(lambda: len(self.journal.pods()))
+            metrics.JOURNAL_DAMAGED.set_function(self.journal.damaged)
             metrics.serve(self._metrics_address, self._waiting_for)
         self.engine.start()
         self._upkeep.start()
+        self._collector.start(self.engine.caught_up)
         self._cni.start()
         servicer = grpc_server.Servicer(self.engine, self.outcomes, self._tell, self._waiting_for, version())
-        server = grpc_server.serve(servicer, self._run_dir)
+        server = grpc_server.serve(servicer, self._run_dir, self._controller_group)
         log.info("hotnic-agent %s serves in %s", version(), self._run_dir)
         stop.wait()
         log.info("stopping: the calls under way are finished")
@@ -119,6 +145,7 @@ class Agent:
         self._cni.close()
         self.engine.close()
         self._upkeep.close()
+        self._collector.close()
         self._kernel.close()
         self.journal.close()
 
@@ -149,6 +176,24 @@ def _policy(path: Path | None) -> policy.Policy:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hotnic-agent", description="Plugs network interfaces into this node's pods.")
+    parser.epilog = "`hotnic-agent audit` lists, and mends, what dead containers left on the node."
+    _add_places(parser)
+    add = parser.add_argument
+    add(
+        "--delegate-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for all plugins of one network",
+    )
+    add("--policy", type=Path, metavar="FILE", help="what networks may make of the node, YAML; default: everything")
+    add("--controller-group", type=int, metavar="GID", help="who may use agent.sock besides root; default: nobody")
+    add("--metrics-address", default="", metavar="HOST:PORT", help="loopback only; empty: none")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--run-dir", type=Path, default=Path("/run/hotnic"), help="sockets: cni.sock, agent.sock")
     add("--state-dir", type=Path, default=Path("/var/lib/hotnic"), help="the journal")
@@ -169,17 +214,6 @@ def _parser() -> argparse.ArgumentParser:
         help="result caches to adopt from",
     )
     add("--host-root", type=Path, default=None, help="where the node's root directory is mounted")
-    add(
-        "--delegate-timeout",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="for all plugins of one network",
-    )
-    add("--policy", type=Path, metavar="FILE", help="what networks may make of the node, YAML; default: everything")
-    add("--metrics-address", default="", metavar="HOST:PORT", help="loopback only; empty: none")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"))
-    return parser
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _write(knob: Path, value: str) -> str:
 
 
 def _in_namespace(place: Place, what: links.Sysctl, act: Callable[[Path], str]) -> str:
-    knob = Path("/proc/sys/net", what.path)
+    knob = Path(place.view.place("/proc/sys/net"), what.path)  # a container's own cannot be written
     if what.where is Where.NODE:
         return act(knob)
     place.socket(Where.IN_POD)

@@ -19,6 +19,7 @@ from typing import Any
 
 from agent import chain, confdir, delegate, devices, netns, network
 from agent.device import TYPE, Native, Plugins
+from agent.gates import Gates
 from agent.journal import Journal
 from agent.model import KUBEVIRT, Key, NotReady, Origin, Phase, Pod, Record, Refused, Wanted
 from agent.netlink import Kernel
@@ -50,6 +51,7 @@ class Attachments:
         self._native = native
         self._execute = execute
         self._settings = settings
+        self.gates = Gates()
 
     def examine(self, wanted: Wanted, vm: str = "") -> network.NetworkList:
         """Return the network of a wish, of which nothing is known that would make it fail.
@@ -79,7 +81,7 @@ class Attachments:
             for plugin_type in _executed(net):
                 self._execute.refuse_missing(plugin_type)
         except errors.CNIError as problem:
-            raise _not_ready(problem) from None
+            raise not_ready(problem) from None
         return net
 
     def _examine_devices(self, net: network.NetworkList, selection: multinet.Selection) -> None:
@@ -102,7 +104,10 @@ class Attachments:
         left behind then, or the record is, for the next pass to remove.
         """
         net, selection = self.examine(step.wanted, vm), step.wanted.selection
-        record = self._journal.begin(_new_record(pod, sandbox, step, net), durable=outlives_reboot(net))
+        try:
+            record = self._journal.begin(_new_record(pod, sandbox, step, net), durable=outlives_reboot(net))
+        except OSError as problem:  # the disk is full, say: nothing was done
+            raise not_ready(problem) from None
         try:
             return self._add(record, net, selection)
         except delegate.Missing as problem:
@@ -110,10 +115,10 @@ class Attachments:
                 self._journal.remove(record.key)
             else:
                 self._undo(record)
-            raise _not_ready(problem) from None
+            raise not_ready(problem) from None
         except (errors.CNIError, OSError) as problem:
             self._undo(self._journal.record(record.key) or record)
-            raise _not_ready(problem) from None
+            raise not_ready(problem) from None
 
     def update(self, step: Update) -> Record:
         """Change what is attached in place, and return its record as it is then.
@@ -131,11 +136,12 @@ class Attachments:
         )
         net = network.parse(new.config, selection.name)
         try:
-            document = chain.add(net, self._call(new), self._updating(step.record))
+            with self.gates.changing(net.name):
+                document = chain.add(net, self.call(new), self._updating(step.record))
+            new = replace(new, result=document)
+            self._journal.update(new, durable=outlives_reboot(net))
         except (errors.CNIError, OSError) as problem:
-            raise _not_ready(problem) from None
-        new = replace(new, result=document)
-        self._journal.update(new, durable=outlives_reboot(net))
+            raise not_ready(problem) from None
         return new
 
     def _updating(self, record: Record) -> chain.Plugin:
@@ -162,16 +168,26 @@ class Attachments:
                 alive = netns.identify(fd, record.namespace.path).is_same(record.namespace) and not netns.is_own(fd)
             except OSError:
                 alive = False
+            except errors.CNIError as problem:  # whether it is there, nobody can tell now
+                raise not_ready(problem) from None
             try:
                 if alive and record.phase is Phase.ADDING:
                     record = self._with_leftover(record, fd)
                 ours = alive and self._is_ours(record, fd)
-                chain.delete(net, self._call(record, alive=ours), self._plugin, record.result)
+                with self.gates.changing(net.name):
+                    chain.delete(net, self.call(record, alive=ours), self._plugin, record.result)
                 if alive:
                     self._clear(record, fd)
             except (errors.CNIError, OSError) as problem:
-                raise _not_ready(problem) from None
+                raise not_ready(problem) from None
         self._journal.remove(record.key)
+
+    def collect(self, net: network.NetworkList, valid: Collection[Key], deadline_s: float) -> None:
+        """Have the network's plugins remove what is not valid; the caller is alone at the gate. Raises CNIError."""
+        path = tuple(str(directory) for directory in self._settings.bin_dirs)
+        call = chain.Call("", "", "", path=path, deadline_s=deadline_s)
+        attachments = [chain.Attachment(key.container_id, key.ifname) for key in valid]
+        chain.gc(net, call, self._plugin, attachments)
 
     def refuse_forbidden(
         self, namespace: str, plugins: Collection[Mapping[str, Any]], asked: Mapping[str, Any] | None
@@ -179,6 +195,17 @@ class Attachments:
         """Raise Refused where the policy does not let networks of that namespace do this."""
         if why := self._settings.policy.refusal(namespace, plugins, asked, self._kernel.is_uplink):
             raise Refused("PolicyForbids", why)
+
+    def definition(self, wanted: Wanted) -> str:
+        """Return the text of a wish's network, which may be a file of the node; "": there is none."""
+        try:
+            return wanted.config or confdir.find(self._settings.conf_dirs, wanted.selection.name)
+        except errors.CNIError:
+            return ""
+
+    def repairs(self, record: Record) -> bool:
+        """Whether the policy has an attachment repaired that others have changed."""
+        return self._settings.policy.repairs(record.network.rpartition("/")[0])
 
     def is_on_disk(self, config: Mapping[str, Any]) -> bool:
         """Whether a plugin's configuration is one of the node's own files, as the runtime's primary network is."""
@@ -203,7 +230,8 @@ class Attachments:
             return False
 
     def _add(self, record: Record, net: network.NetworkList, selection: multinet.Selection) -> Record:
-        document = chain.add(net, self._call(record), self._plugin)
+        with self.gates.changing(net.name):
+            document = chain.add(net, self.call(record), self._plugin)
         record = self._journal.record(record.key) or record  # with what a device has saved meanwhile
         with self._settings.view.opened(record.namespace.path) as fd:
             link = self._kernel.pod_link(fd, record.key.ifname)
@@ -269,7 +297,8 @@ class Attachments:
         except errors.CNIError as problem:
             raise NotReady("InvalidNetwork", f"network {selection.network}: {problem}") from None
 
-    def _call(self, record: Record, *, alive: bool = True) -> chain.Call:
+    def call(self, record: Record, *, alive: bool = True) -> chain.Call:
+        """Return what all plugins of an attachment get."""
         return chain.Call(
             container_id=record.key.container_id,
             netns=record.namespace.path if alive else "",
@@ -328,7 +357,7 @@ def _new_record(pod: Pod, sandbox: Sandbox, step: Attach, net: network.NetworkLi
     )
 
 
-def _not_ready(problem: errors.CNIError | OSError) -> NotReady:
+def not_ready(problem: errors.CNIError | OSError) -> NotReady:
     if isinstance(problem, errors.CNIError):
         return NotReady(REASONS.get(problem.code, "PluginFailed"), str(problem))
     return NotReady("NodeError", str(problem))

@@ -44,6 +44,28 @@ def read(dirs: Sequence[Path], container_id: str) -> tuple[Cached, ...]:
     return tuple(found for directory in dirs for found in _read_directory(directory, container_id))
 
 
+def survey(dirs: Sequence[Path]) -> tuple[tuple[Cached, ...], Mapping[Path, str]]:
+    """Return all that the caches hold, and what cannot be read, with the reason; a cache may not be there at all."""
+    found: list[Cached] = []
+    unreadable: dict[Path, str] = {}
+    for directory in dirs:
+        try:
+            paths = sorted(path for path in directory.iterdir() if path.is_file())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[directory] = str(error)
+            continue
+        for path in paths:
+            try:
+                found.append(_decode(jsontext.loads(path.read_text(encoding="utf-8")), path))
+            except FileNotFoundError:  # its DEL came in between
+                continue
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                unreadable[path] = repr(error)
+    return tuple(found), unreadable
+
+
 def _read_directory(directory: Path, container_id: str) -> Iterator[Cached]:
     try:
         paths = sorted(path for path in directory.iterdir() if f"-{container_id}-" in path.name)

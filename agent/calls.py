@@ -5,6 +5,8 @@ Rules
 2. The network namespace arrives as a descriptor, opened by the caller: no path can be exchanged under us.
 3. A DEL with a record runs the record's configuration. One without still cleans by what is derived from the key.
 4. An attachment that was made for a caller who is gone by now is undone: the runtime was told that it failed.
+5. The list of a GC is its caller's, who knows nothing of what annotations asked for: that is no victim of it, and what
+   plugins of ours get is that list and all of the network that is in the journal. Nor is one whose ADD ends meanwhile.
 """
 
 from __future__ import annotations
@@ -13,22 +15,24 @@ import errno
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent import delegate, device, netns, primary
+from agent import chain, delegate, device, netns, network, primary
 from agent.attach import Attachments, outlives_reboot
 from agent.device import Native
+from agent.gates import Busy
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import ContainerID, Key, NotReady, Origin, Phase, Pod, PodUID, Record, Refused
-from agent.network import parse
 from cni import errors, request, version, wire
 
 DEADLINES_S = {"ADD": 28.0}  # below the executable's own, so that the answer still finds it
 OTHERS_S = 18.0
+_GC_PATIENCE_S, _GC_S = 5.0, 13.0  # for those who are at an attachment of the network; for its plugins, who wait then
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,9 @@ class Calls:
             answer = _refusal(problem, cni_version)
         except NotReady as problem:
             answer = _refusal(errors.CNIError(errors.Code.TRY_AGAIN, str(problem)), cni_version)
+        except OSError as problem:  # the node's disk, descriptors, memory
+            log.warning("%s for %s: %s", command, environ.get("CNI_CONTAINERID"), problem)
+            answer = _refusal(errors.CNIError(errors.Code.TRY_AGAIN, f"NodeError: {problem}"), cni_version)
         except Exception as problem:
             log.exception("%s for %s", command, environ.get("CNI_CONTAINERID"))
             answer = _refusal(
@@ -119,6 +126,7 @@ class Calls:
             raise errors.CNIError(errors.Code.NOT_AVAILABLE, f"hotnic agent waits for {'; '.join(waiting)}")
 
     def _add(self, call: request.Request, env: Mapping[str, str], fd: int) -> Answer:
+        ends = time.monotonic() + DEADLINES_S["ADD"]  # for the waits at lock and gate as well
         key = Key(ContainerID(call.container_id), call.ifname)
         self._refuse_forbidden(call)
         self._native.examine(env, call.config.raw)
@@ -126,18 +134,20 @@ class Calls:
             self._remove_half_made(key)
             record = _record(key, call, netns.identify(fd, call.netns))
             self._refuse_taken_name(record)
-            record = self._journal.begin(record, durable=outlives_reboot(parse(record.config, call.config.name)))
+            durable = outlives_reboot(network.parse(record.config, call.config.name))
+            record = self._journal.begin(record, durable=durable)
             try:
-                document = self._native("ADD", env, call.config.raw, DEADLINES_S["ADD"], fd)
+                with self._attachments.gates.changing(call.config.name):
+                    document = self._native("ADD", env, call.config.raw, _left(ends), fd)
+                record = self._journal.record(key) or record  # with what the device has saved meanwhile
+                record = self._attachments.seen(record, fd)
+                self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
             except delegate.Missing:
                 self._journal.remove(key)  # nothing was executed: there is nothing to undo, and nobody to undo it
                 raise
-            except errors.CNIError:
-                self._detach_quietly(record)
+            except (errors.CNIError, OSError):
+                self._detach_quietly(self._journal.record(key) or record)
                 raise
-            record = self._journal.record(key) or record  # with what the device has saved meanwhile
-            record = self._attachments.seen(record, fd)
-            self._journal.update(replace(record, phase=Phase.ATTACHED, result=document), durable=False)
         return Answer(0, json.dumps(document).encode(), lambda: self._undo(key))
 
     def _refuse_forbidden(self, call: request.Request) -> None:
@@ -183,22 +193,30 @@ class Calls:
 
     def _gc(self, call: request.Request, env: Mapping[str, str]) -> None:
         valid = {Key(ContainerID(one.container_id), one.ifname) for one in request.valid_attachments(call.config)}
-        problems = []
-        for record in self._journal.records():
-            if (
-                record.origin is Origin.RUNTIME
-                and _network_name(record) == call.config.name
-                and record.key not in valid
-            ):
-                try:
-                    with self._locks.held({record.key.container_id}):
-                        if self._journal.record(record.key) == record:  # else somebody was here before the lock
-                            self._attachments.detach(record)
-                except (NotReady, errors.CNIError) as problem:
-                    problems.append(f"{record.key}: {problem}")
-        self._native("GC", env, call.config.raw, OTHERS_S)
-        if problems:
-            raise errors.CNIError(errors.Code.INTERNAL, f"not collected: {'; '.join(problems)}")
+        victims = [one for one in self._of_network(call.config.name) if one.origin is Origin.RUNTIME]
+        problems = [self._collect(record) for record in victims if record.key not in valid]
+        try:
+            with self._attachments.gates.collecting(call.config.name, _GC_PATIENCE_S):
+                valid |= {record.key for record in self._of_network(call.config.name)}  # rule 5
+                listed = [chain.Attachment(key.container_id, key.ifname) for key in sorted(valid, key=str)]
+                self._native("GC", env, {**call.config.raw, **chain.valid_list(listed)}, _GC_S)
+        except Busy as problem:
+            raise errors.CNIError(errors.Code.TRY_AGAIN, f"not collected: {problem}") from None
+        if any(problems):
+            raise errors.CNIError(errors.Code.INTERNAL, f"not collected: {'; '.join(filter(None, problems))}")
+
+    def _collect(self, record: Record) -> str:
+        """Return what is in the way; "": nothing."""
+        try:
+            with self._locks.held({record.key.container_id}):
+                if self._journal.record(record.key) == record:  # else somebody was here before the lock
+                    self._attachments.detach(record)
+        except (NotReady, errors.CNIError) as problem:
+            return f"{record.key}: {problem}"
+        return ""
+
+    def _of_network(self, name: str) -> list[Record]:
+        return [one for one in self._journal.records() if _network_name(one) == name]
 
     def _undo(self, key: Key) -> None:
         with self._locks.held({key.container_id}):
@@ -209,18 +227,26 @@ class Calls:
     def _detach_quietly(self, record: Record) -> None:
         try:
             self._attachments.detach(record)
-        except (NotReady, errors.CNIError) as problem:
+        except (NotReady, errors.CNIError, OSError) as problem:
             log.warning("%s: undoing ADD: %s; the record stays for the DEL", record.key, problem)
 
 
 def _checked(fd: int | None, environ: Mapping[str, str]) -> int:
     """Return the descriptor if it is a namespace and not the node's own (reference: skel checks too late)."""
     if fd is None:
-        number = int(environ.get(wire.NETNS_ERRNO) or errno.ENOENT)
-        message = f"cannot open CNI_NETNS={environ.get('CNI_NETNS')!r}: {os.strerror(number)}"
+        number = environ.get(wire.NETNS_ERRNO, "")
+        why = os.strerror(int(number) if number.isascii() and number.isdecimal() and len(number) < 5 else errno.ENOENT)
+        message = f"cannot open CNI_NETNS={environ.get('CNI_NETNS')!r}: {why}"
         raise errors.CNIError(errors.Code.INVALID_NETNS, message)
     device.refuse_own_namespace(fd, environ)
     return fd
+
+
+def _left(ends: float) -> float:
+    """Return the seconds until then. Raises CNIError 11 where none are left."""
+    if (left := ends - time.monotonic()) <= 0:
+        raise errors.CNIError(errors.Code.TRY_AGAIN, "others were at the sandbox or its network for too long")
+    return left
 
 
 def _record(key: Key, call: request.Request, namespace: Any) -> Record:
@@ -232,7 +258,7 @@ def _record(key: Key, call: request.Request, namespace: Any) -> Record:
 
 
 def _network_name(record: Record) -> str:
-    return str(json.loads(record.config).get("name", ""))
+    return network.name(record.config, record.network.rpartition("/")[2])
 
 
 def _refusal(problem: errors.CNIError, cni_version: str) -> Answer:

@@ -136,11 +136,15 @@ def gc(net: network.NetworkList, call: Call, plugin: Plugin, valid: Sequence[Att
     """Run GC where the version has it and the network allows it. Raises the first CNIError at the end."""
     if net.disable_gc or not version.at_least(net.cni_version, "1.1.0"):
         return
-    attachments = [{"containerID": one.container_id, "ifname": one.ifname} for one in valid]
-    # SPEC 1.1.0 names the key twice and differently; plugins read either.
-    keys = {"cni.dev/valid-attachments": attachments, "cni.dev/attachments": attachments}
+    keys = valid_list(valid)
     turns = _Turns("GC", _of_no_container(call), plugin)
     turns.run_all((config, _bare_stdin(net, config) | keys) for config in net.plugins)
+
+
+def valid_list(valid: Iterable[Attachment]) -> dict[str, Any]:
+    """Return the keys of a GC's configuration. SPEC 1.1.0 names it twice and differently; plugins read either."""
+    attachments = [{"containerID": one.container_id, "ifname": one.ifname} for one in valid]
+    return {"cni.dev/valid-attachments": attachments, "cni.dev/attachments": attachments}
 
 
 class _Turns:
@@ -148,7 +152,7 @@ class _Turns:
 
     def __init__(self, command: str, call: Call, plugin: Plugin) -> None:
         self._command = command
-        self._env = _environment(command, call)
+        self._env = environment(command, call)
         self._plugin = plugin
         self._ends = time.monotonic() + call.deadline_s
 
@@ -182,7 +186,8 @@ class _Turns:
             raise first
 
 
-def _environment(command: str, call: Call) -> dict[str, str]:
+def environment(command: str, call: Call) -> dict[str, str]:
+    """Return the variables that a plugin gets (SPEC 1.1.0 §2)."""
     args = [f"{key}={value}" for key, value in call.args if command == "ADD" or key not in _ONLY_ON_ADD]
     return {
         "CNI_COMMAND": command,

@@ -17,6 +17,7 @@ from agent.calls import Answer
 from cni import wire
 
 READ_S = 10.0
+WRITE_S = 10.0  # a caller that reads nothing must not hold its thread
 
 Handle = Callable[[Mapping[str, str], bytes, int | None], Answer]
 
@@ -33,6 +34,9 @@ def serve(connection: socket.socket, handle: Handle) -> None:
             log.warning("CNI call not understood: %s", problem)
             return
         try:
+            if call.environ.get("CNI_COMMAND") == "ADD" and hung_up(connection):
+                log.warning("CNI ADD not begun: its caller has gone before its turn came")
+                return
             answer = handle(call.environ, call.stdin, call.netns)
         finally:
             if call.netns is not None:
@@ -57,6 +61,7 @@ def _deliver(connection: socket.socket, answer: Answer) -> None:
     try:
         if hung_up(connection):
             raise BrokenPipeError("the caller is gone")
+        connection.settimeout(WRITE_S)
         connection.sendall(wire.encode_reply(answer.exit_code, answer.stdout) + answer.words[-wire.MAX_WORDS :])
     except (OSError, wire.WireError) as problem:
         log.warning("CNI answer not delivered: %s", problem)

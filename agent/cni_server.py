@@ -11,16 +11,19 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from agent import cni_connection, metrics
 from agent.calls import Answer
 from agent.cni_connection import Handle
+from agent.pool import Pool
 from cni import errors, version, wire
 
 TOMBSTONES_S = 5.0  # an executable that found no agent may write its tombstone after our start
+UNFINISHED_S = 60.0  # no executable takes as long to write one
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ class Server:
         self._tombstones = run_dir / "tombstones"
         self._tombstones.mkdir(mode=0o700, exist_ok=True)
         self._handle = handle
-        self._pool = ThreadPoolExecutor(512, thread_name_prefix="cni")
+        self._pool = Pool(512, thread_name_prefix="cni")
         self._closing = threading.Event()
         self._listener = listen(self._path)
         self._threads = [
@@ -58,10 +61,10 @@ class Server:
         while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
+            except (OSError, MemoryError) as problem:
                 if self._closing.is_set():
                     return
-                log.exception("accept")
+                log.warning("no call can be accepted: %s", problem)
                 self._closing.wait(0.1)  # out of descriptors: let calls end
                 continue
             self._pool.submit(cni_connection.serve, connection, self._counted)
@@ -74,15 +77,36 @@ class Server:
 
     def _replay(self) -> None:
         while True:
-            for path in sorted(self._tombstones.glob("*.bin")):
-                self._replay_one(path)
+            self._replay_all()
+            self._remove_unfinished()
             if self._closing.wait(TOMBSTONES_S):
                 return
+
+    def _replay_all(self) -> None:
+        for path in self._found("*.bin"):
+            try:
+                self._replay_one(path)
+            except OSError as problem:  # no descriptors, say: that says nothing about the tombstone
+                log.warning("tombstone %s: %s; will be tried again", path, problem)
+
+    def _found(self, pattern: str) -> list[Path]:
+        try:
+            return sorted(self._tombstones.glob(pattern))
+        except OSError as problem:
+            log.warning("tombstones: %s; will be tried again", problem)
+            return []
+
+    def _remove_unfinished(self) -> None:
+        """Remove what executables that were killed have left half written: their DEL failed, and comes again."""
+        for path in self._found("*.tmp"):
+            with suppress(OSError):  # it was finished just now, or will be looked at again
+                if time.time() - path.stat().st_mtime > UNFINISHED_S:
+                    path.unlink()
 
     def _replay_one(self, path: Path) -> None:
         try:
             environ, stdin = wire.decode_request(path.read_bytes())
-        except (OSError, wire.WireError) as problem:
+        except wire.WireError as problem:
             log.critical("tombstone %s cannot be read and is set aside: %s", path, problem)
             path.rename(path.with_suffix(".damaged"))
             return

@@ -1,9 +1,13 @@
-"""Pure: the journal's JSON. `decode_x(encode_x(value)) == value`; a document that lacks a key raises KeyError."""
+"""Pure: the journal's JSON. `decode_x(encode_x(value)) == value`.
+
+A document that lacks a key raises KeyError, one with a value of another type TypeError or ValueError: what is believed
+of the disk is acted upon as root.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from agent.model import (
     Asked,
@@ -24,6 +28,9 @@ from agent.model import (
 from cni import multinet
 
 Document = Mapping[str, Any]
+T = TypeVar("T")
+
+_NAMESPACE = {"path": str, "device": int, "inode": int, "cookie": int, "boot": str}
 
 
 def encode_record(record: Record) -> Document:
@@ -40,6 +47,7 @@ def encode_record(record: Record) -> Document:
             record.namespace.device,
             record.namespace.inode,
             record.namespace.cookie,
+            record.namespace.boot,
         ],
         "pod": _encode_pod(record.pod) if record.pod else None,
         "args": [list(pair) for pair in record.args],
@@ -59,26 +67,26 @@ def encode_record(record: Record) -> Document:
 
 def decode_record(document: Document) -> Record:
     return Record(
-        key=Key(ContainerID(document["containerID"]), document["ifname"]),
+        key=Key(ContainerID(_value(document, "containerID", str)), _value(document, "ifname", str)),
         origin=Origin(document["origin"]),
         phase=Phase(document["phase"]),
-        network=document["network"],
-        element=document["element"],
-        config=document["config"],
-        namespace=Namespace(*document["netns"]),
-        pod=_decode_pod(document["pod"]) if document["pod"] else None,
-        args=tuple((key, value) for key, value in document["args"]),
-        runtime=document["runtime"],
-        cni_args=document["cniArgs"],
-        device_id=document["deviceID"],
-        result=document["result"],
-        ifindex=document["ifindex"],
-        displaced=tuple(Displaced(*one) for one in document["displaced"]),
-        saved=document.get("saved") or {},  # absent in records of the first version
-        guest=document.get("guest") or {},  # absent in records from before virtual machines
-        nad_uid=document["nadUID"],
-        nad_resource_version=document["nadResourceVersion"],
-        sequence=document["sequence"],
+        network=_value(document, "network", str),
+        element=_value(document, "element", str),
+        config=_value(document, "config", str),
+        namespace=_decode_namespace(document),
+        pod=_decode_pod(document) if document["pod"] else None,
+        args=tuple((key, value) for key, value in _rows(document, "args", str, str)),
+        runtime=_value(document, "runtime", dict),
+        cni_args=_optional(document, "cniArgs"),
+        device_id=_value(document, "deviceID", str),
+        result=_optional(document, "result"),
+        ifindex=_value(document, "ifindex", int),
+        displaced=tuple(Displaced(*one) for one in _rows(document, "displaced", str, str, int | None)),
+        saved=_optional(document, "saved", {}) or {},  # absent in records of the first version
+        guest=_texts(_optional(document, "guest", {}) or {}),  # absent in records from before virtual machines
+        nad_uid=_value(document, "nadUID", str),
+        nad_resource_version=_value(document, "nadResourceVersion", str),
+        sequence=_value(document, "sequence", int),
     )
 
 
@@ -98,15 +106,15 @@ def encode_desired(desired: Desired) -> Document:
 
 def decode_desired(document: Document) -> Desired:
     return Desired(
-        pod=_decode_pod(document["pod"]),
-        revision=document["revision"],
-        attachments=tuple(_decode_wanted(one) for one in document["attachments"]),
-        ended=document["ended"],
-        keep=tuple(document["keep"]),
-        vm=document.get("vm", ""),  # absent in files from before virtual machines
-        asked=tuple(Asked(*one) for one in document["asked"]),
-        released=tuple(document["released"]),
-        examined=tuple(ContainerID(one) for one in document["examined"]),
+        pod=_decode_pod(document),
+        revision=_value(document, "revision", str),
+        attachments=tuple(map(_decode_wanted, _list(document, "attachments", dict))),
+        ended=_value(document, "ended", bool),
+        keep=_list(document, "keep", str),
+        vm=_value({"vm": "", **document}, "vm", str),  # absent in files from before virtual machines
+        asked=tuple(Asked(*one) for one in _rows(document, "asked", str, str)),
+        released=_list(document, "released", str),
+        examined=tuple(map(ContainerID, _list(document, "examined", str))),
     )
 
 
@@ -122,14 +130,18 @@ def _encode_wanted(wanted: Wanted) -> Document:
 
 
 def _decode_wanted(document: Document) -> Wanted:
-    hold = document["hold"]
     return Wanted(
-        selection=multinet.from_json(document["element"]),
-        config=document["config"],
-        nad_uid=document["nadUID"],
-        nad_resource_version=document["nadResourceVersion"],
-        hold=Hold(State(hold[0]), hold[1], hold[2]) if hold else None,
+        selection=multinet.from_json(_value(document, "element", str)),
+        config=_value(document, "config", str),
+        nad_uid=_value(document, "nadUID", str),
+        nad_resource_version=_value(document, "nadResourceVersion", str),
+        hold=_decode_hold(document) if document["hold"] else None,
     )
+
+
+def _decode_hold(document: Document) -> Hold:
+    ((state, reason, message),) = _rows({"hold": [document["hold"]]}, "hold", str, str, str)
+    return Hold(State(state), reason, message)
 
 
 def _encode_pod(pod: Pod) -> Document:
@@ -137,4 +149,48 @@ def _encode_pod(pod: Pod) -> Document:
 
 
 def _decode_pod(document: Document) -> Pod:
-    return Pod(PodUID(document["uid"]), document["namespace"], document["name"])
+    pod = _value(document, "pod", dict)
+    return Pod(PodUID(_value(pod, "uid", str)), _value(pod, "namespace", str), _value(pod, "name", str))
+
+
+def _decode_namespace(document: Document) -> Namespace:
+    """Read what is known of it; older records know less."""
+    known = _list(document, "netns", object)
+    found = dict(zip(_NAMESPACE, known, strict=False))
+    if not known or len(known) > len(_NAMESPACE):
+        raise ValueError(f"netns has {len(known)} values")
+    return Namespace(**{name: _value(found, name, _NAMESPACE[name]) for name in found})
+
+
+def _texts(values: Document) -> Mapping[str, str]:
+    return {name: _value(values, name, str) for name in values}
+
+
+def _value(document: Document, key: str, kind: type[T]) -> T:
+    value = document[key]
+    if not _is_a(value, kind):
+        raise TypeError(f"{key} is a {type(value).__name__}")
+    return value  # type: ignore[no-any-return]  # as was just seen
+
+
+def _optional(document: Document, key: str, *default: Any) -> Any:
+    """Return an object, or None."""
+    value = document.get(key, *default) if default else document[key]
+    return None if value is None else _value({key: value}, key, dict)
+
+
+def _list(document: Document, key: str, kind: type[T]) -> tuple[T, ...]:
+    return tuple(_value({key: one}, key, kind) for one in _value(document, key, list))
+
+
+def _rows(document: Document, key: str, *kinds: Any) -> tuple[Sequence[Any], ...]:
+    """Return lists that have as many values as there are kinds, each of its kind."""
+    rows = _list(document, key, list)
+    for row in rows:
+        if len(row) != len(kinds) or not all(map(_is_a, row, kinds)):
+            raise TypeError(f"{key} has {row!r}")
+    return rows
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or kind is object or not isinstance(value, bool))

@@ -33,6 +33,13 @@ def find(dirs: Sequence[Path], name: str) -> str:
     )
 
 
+def names(dirs: Sequence[Path]) -> frozenset[str]:
+    """Return the names of all configurations that can be read."""
+    texts = ((path, _read(path)) for path in _files(dirs, (*_LISTS, *_SINGLES)))
+    found = (_name(text, path) for path, text in texts if text is not None)
+    return frozenset(name for name in found if name)
+
+
 def _files(dirs: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
     for directory in dirs:
         try:

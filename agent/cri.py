@@ -15,12 +15,12 @@ Rules
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.model import ContainerID, PodUID
+from cni import jsontext
 
 if TYPE_CHECKING:
     import grpc
@@ -37,6 +37,9 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
+
+
+_LAST_PROCESS = 1 << 22  # the kernel's own bound (PID_MAX_LIMIT)
 
 
 class RuntimeUnavailable(Exception):
@@ -96,7 +99,7 @@ class Runtime:
         if reply.status.linux.namespaces.options.network == self._messages.NODE:
             return ""
         try:
-            return namespace_path(json.loads(reply.info["info"]))
+            return namespace_path(jsontext.loads(reply.info["info"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RuntimeUnavailable(
                 f"container runtime at {self._endpoint} does not say where the network namespace of sandbox "
@@ -124,7 +127,7 @@ class Runtime:
                 return 0
             raise self._unavailable("ContainerStatus", error) from error
         try:
-            return int(json.loads(reply.info["info"])["pid"])
+            return _process(jsontext.loads(reply.info["info"])["pid"])
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeUnavailable(
                 f"container runtime at {self._endpoint} does not say which process container {container_id} is: "
@@ -145,10 +148,22 @@ def namespace_path(info: Mapping[str, Any]) -> str:
     if info.get("netNamespaceClosed"):
         return ""
     if info.get("runtimeSpec") is None:
-        return str(info["sandboxMetadata"]["Metadata"]["NetNSPath"])
+        return _path(info["sandboxMetadata"]["Metadata"]["NetNSPath"])
     namespaces = info["runtimeSpec"]["linux"].get("namespaces") or ()
     # No entry of the type: the sandbox shares the node's. One without a path: no runtime of ours makes such.
-    return next((str(one.get("path", "")) for one in namespaces if one["type"] == "network"), "")
+    return next((_path(one.get("path", "")) for one in namespaces if one["type"] == "network"), "")
+
+
+def _path(said: Any) -> str:
+    if not isinstance(said, str) or "\0" in said:
+        raise ValueError(f"{said!r} is no path")
+    return said
+
+
+def _process(said: Any) -> int:
+    if not isinstance(said, int) or isinstance(said, bool) or not 0 <= said <= _LAST_PROCESS:
+        raise ValueError(f"{said!r} is no process")
+    return said
 
 
 def _sandbox(item: cri_pb2.PodSandbox, *, ready: bool) -> Sandbox:

@@ -45,6 +45,8 @@ _PIPE_MAX = 1 << 20  # the most that one pipe can hold, so that one read empties
 _BUSY_S = 5.0
 _BUSY_PAUSE_S = 0.02
 
+_WANTS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # what the node is short of now
+
 _CLONE_FS = 0x200
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,6 +142,8 @@ class Executor:
         try:
             process = self._start(order, min(ends, time.monotonic() + _BUSY_S))
             output = _attend(process, mark, ends)
+        except OSError as problem:  # no descriptor left to watch it with: it was killed
+            raise _unusable(plugin_type, problem) from problem
         finally:
             descendants.finished(mark)
         if not output.has_exited and not output.is_too_long:
@@ -240,7 +244,10 @@ def _below(root: Path, action: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.set_exception(error)
 
-    threading.Thread(target=enter_and_act, name="delegate", daemon=True).start()
+    try:
+        threading.Thread(target=enter_and_act, name="delegate", daemon=True).start()
+    except RuntimeError as problem:  # no thread is to be had
+        raise OSError(errno.EAGAIN, str(problem)) from None
     return outcome.result()
 
 
@@ -251,7 +258,7 @@ def _attend(process: subprocess.Popen[bytes], mark: descendants.Mark, ends: floa
         _read_until_exit(process, output, ends)
     finally:
         if not output.has_exited:
-            output.unkillable = descendants.kill(mark)
+            output.unkillable = _killed(process, mark)
         if process.pid in output.unkillable:
             process.returncode = -signal.SIGKILL  # it is left behind, to be reaped whenever it dies
         process.wait()
@@ -259,6 +266,18 @@ def _attend(process: subprocess.Popen[bytes], mark: descendants.Mark, ends: floa
             if stream is not None:
                 stream.close()
     return output
+
+
+def _killed(process: subprocess.Popen[bytes], mark: descendants.Mark) -> tuple[int, ...]:
+    """Kill the plugin and all that it started. Where no descriptor is left to look for those, it dies alone."""
+    try:
+        unkillable = descendants.kill(mark)
+    except OSError as problem:
+        log.warning("what plugin %d started cannot be looked for: %s", process.pid, problem)
+        unkillable = ()
+    if process.pid not in unkillable:
+        process.kill()  # nothing where it is dead
+    return unkillable
 
 
 def _read_until_exit(process: subprocess.Popen[bytes], output: _Output, ends: float) -> None:
@@ -342,7 +361,8 @@ def _overdue(plugin_type: str, command: str, deadline_s: float, output: _Output)
 
 
 def _unusable(plugin_type: str, error: OSError) -> errors.CNIError:
-    return errors.CNIError(errors.Code.IO_FAILURE, f"plugin {plugin_type} cannot be executed: {error}")
+    code = errors.Code.TRY_AGAIN if error.errno in _WANTS else errors.Code.IO_FAILURE
+    return errors.CNIError(code, f"plugin {plugin_type} cannot be executed: {error}")
 
 
 def _undecodable(plugin_type: str, reason: str, stdout: bytes) -> errors.CNIError:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import logging
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "HOTNIC_EXEC"
+
+log = logging.getLogger(__name__)
 
 _PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
@@ -247,6 +250,8 @@ def _reaped(pid: int) -> bool:
             return os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is not None
     except (ProcessLookupError, ChildProcessError):
         return True
+    except OSError:  # no descriptor is left: later
+        return False
 
 
 class _Watcher:
@@ -260,8 +265,12 @@ class _Watcher:
         with self._lock:
             if self._is_watching:
                 return
-            self._is_watching = True
-        threading.Thread(target=self._watch, name="reaper", daemon=True).start()
+            try:
+                threading.Thread(target=self._watch, name="reaper", daemon=True).start()
+            except RuntimeError as problem:  # no thread is to be had: the next run's end tries again
+                log.warning("what plugins left behind is not waited for: %s", problem)
+            else:
+                self._is_watching = True
 
     def _watch(self) -> None:
         while True:
@@ -277,7 +286,7 @@ def _wait_for_any(pids: Collection[int]) -> None:
     with ExitStack() as stack:
         poll = select.poll()
         for pid in pids:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # it is gone, or there is no descriptor left
                 poll.register(stack.enter_context(opened(pid)), select.POLLIN)
         poll.poll(_WATCH_S * 1000)
 

@@ -18,13 +18,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
-from agent import devices, interface, netns, options, shaping
+from agent import devices, interface, netns, options
 from agent.delegate import Missing
 from agent.devices.contract import Device
 from agent.devices.unknown import Unknown
-from agent.links import Have, Interface
+from agent.links import Have, Interface, Link, down, replaces, told
 from agent.model import ContainerID, Key
-from agent.netlink import Kernel
+from agent.netlink import Kernel, mismatches
 from cni import errors, request, result, version
 
 TYPE = "hotnic"
@@ -146,6 +146,59 @@ class Native:
             have = self._kernel.settle(device, want, fd, lambda note: self._notes.save(call.key, note))
         return result.encode(_result(call, device, have, addresses), call.cni_version)
 
+    def look(
+        self,
+        env: Mapping[str, str],
+        config: Mapping[str, Any],
+        before: Mapping[str, Any],
+        fd: int,
+        ifindex: int,
+        *,
+        repair: bool,
+    ) -> tuple[str, ...]:
+        """Return what an attachment in the namespace `fd` is not as its ADD, whose result was `before`, has left it.
+
+        With `repair` that is undone besides; its link, of that index, has its own name by then. Raises CNIError, with
+        what is in the way of that.
+        """
+        call = _Call("CHECK", env, config, 0.0)
+        device = self._device(call)
+        made = result.decode(before)
+        want = _as_made(_want(device, made if options.ipam(config) else None), made, device)
+        renamed = self._renamed_host_end(device, call.key, fd, repair=repair)
+        if renamed and not repair:
+            return renamed
+        found, steps = self._kernel.differences(device, want, fd)
+        found = tuple(dict.fromkeys((*renamed, *(found or map(told, steps)), *down(steps))))
+        if not repair or not found:
+            return found
+        if not steps or replaces(steps, want.ifname) or device.is_contested(steps):
+            why = (
+                "another attachment may want it so" if device.is_contested(steps) else "it cannot be repaired in place"
+            )
+            raise errors.CNIError(errors.Code.INTERNAL, f"{'; '.join(found)}: {why}")
+        self._kernel.settle(device, want, fd, lambda note: self._notes.save(call.key, note), ifindex)
+        return found
+
+    def look_on_node(
+        self, env: Mapping[str, str], config: Mapping[str, Any], fd: int, pod_end: Link, *, repair: bool
+    ) -> tuple[str, ...]:
+        """As `look`, for a link in whose state in the pod others have a say: a guest's, a runtime's."""
+        call = _Call("CHECK", env, config, 0.0)
+        device = self._device(call)
+        if not device.host_end():
+            return ()
+        return self._kernel.settle_node_side(device, fd, pod_end, repair=repair)
+
+    def _renamed_host_end(self, device: Device, key: Key, fd: int, *, repair: bool) -> tuple[str, ...]:
+        name = device.host_end()
+        end = self._kernel.pod_link(fd, key.ifname) if name and not self._kernel.is_on_node(name) else None
+        if end is None:
+            return ()
+        if repair and not self._kernel.rename_host_end(end, name, options.derived_mac(key, "host")):
+            return ()
+        return (f"host end {name} has another name",)
+
     def mend(self, key: Key, config: Mapping[str, Any]) -> None:
         """Make whole again what an attachment shares with others of the node (devices.contract, rule 6).
 
@@ -191,7 +244,7 @@ class Native:
         want = _want(device, before if ipam else None)
         want = replace(want, mac=want.mac or _mac(before, call))  # one that was not chosen is not to change either
         have = self._kernel.read(device, want, fd)
-        if found := _mismatches(device, want, have):
+        if found := mismatches(device, want, have):
             raise errors.CNIError(errors.Code.INTERNAL, "; ".join(found))
 
     def _status_or_gc(self, call: _Call) -> None:
@@ -282,12 +335,14 @@ def refuse_own_namespace(fd: int, env: Mapping[str, str]) -> None:
         )
 
 
-def _mismatches(device: Device, want: Interface, have: Have) -> tuple[str, ...]:
-    return (
-        *interface.mismatches(want, have),
-        *device.mismatches(want, have),
-        *shaping.mismatches(want, have, device.host_end()),
-    )
+def _as_made(want: Interface, made: result.Result, device: Device) -> Interface:
+    """The interface with the MAC and the MTU that it got, unless it follows another link with them."""
+    got = next((one for one in made.interfaces if one.name == want.ifname and one.sandbox), None)
+    if got is None:
+        return want
+    keeps_mtu = bool(got.mtu and (want.mtu or device.host_end()))
+    keeps_mac = bool(got.mac and (want.mac or device.OWN_MAC))
+    return replace(want, mac=got.mac.lower() if keeps_mac else want.mac, mtu=got.mtu if keeps_mtu else want.mtu)
 
 
 def _mac(before: result.Result, call: _Call) -> str:

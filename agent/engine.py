@@ -19,15 +19,20 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from agent import adopt, metrics, netns, network
-from agent.attach import Attachments
+from agent.attach import Attachments, not_ready
+from agent.attempts import Attempts
 from agent.claims import Cached, Claims
+from agent.drift import Drift, Suspects
 from agent.guests.relay import Relay
-from agent.guests.turns import Turns, removal
+from agent.guests.turns import Turns
+from agent.inspection import Inspector
 from agent.journal import Journal
 from agent.locks import Locks
+from agent.mending import Mending
 from agent.model import (
     KUBEVIRT,
     Asked,
+    ContainerID,
     Desired,
     Hold,
     Key,
@@ -43,11 +48,12 @@ from agent.model import (
 )
 from agent.netlink import Kernel
 from agent.outcomes import Outcomes
-from agent.plan import INTERFACE_EXISTS, Attach, Plan, Update, changing, element, plan, spare
+from agent.plan import INTERFACE_EXISTS, Plan, changing, element, plan, spare
 from agent.progress import Progress
-from agent.retries import Failure, Retries
+from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
 from agent.sweep import Orphans, Seen, Sweep
+from agent.watch import Watch
 from agent.workers import Workers
 from cni import errors
 
@@ -68,6 +74,8 @@ class Engine:
         view: netns.View,
         cached: Cached,
         guests: Relay,
+        inspector: Inspector,
+        watch: Watch,
     ) -> None:
         self._journal = journal
         self._sandboxes = sandboxes
@@ -76,8 +84,12 @@ class Engine:
         self._locks = locks
         self._claims = Claims(journal, kernel, view, cached)
         self._retries = Retries()
-        self._guests = Turns(guests, self._retries, journal, self._retry)
         self._workers: Workers[PodUID] = Workers(self._pass)
+        self._attempts = Attempts(attachments, self._retries, journal, self._workers)
+        self._guests = Turns(guests, self._retries, journal, self._attempts.again)
+        suspects = Suspects()
+        self._mending = Mending(inspector, suspects, journal, self._attempts.again)
+        self.drift = Drift(journal, watch, suspects, self._workers.touch, self._attempts.came, view)
         self._seen = Seen(first={desired.pod.uid for desired in journal.pods()})
         orphans = Orphans(journal, attachments, locks, view)
         self._sweep = Sweep(
@@ -86,6 +98,7 @@ class Engine:
 
     def start(self) -> None:
         """Take up everything in the journal (rule 4), then sweep."""
+        self.drift.start()
         for uid in tuple(self._seen.first):
             self._workers.touch(uid)
         self._sweep.start()
@@ -97,6 +110,7 @@ class Engine:
     def close(self) -> None:
         """Finish the passes under way."""
         self._sweep.close()
+        self.drift.close()
         self._workers.close()
 
     def apply(self, wanted: Desired) -> None:
@@ -143,7 +157,8 @@ class Engine:
 
     def _pass(self, uid: PodUID) -> None:
         try:
-            self._pass_over(uid)
+            with self.drift.passing(uid):
+                self._pass_over(uid)
         except Exception as problem:  # a defect of ours must not end in silence
             log.exception("pass over pod %s", uid)
             if (desired := self._journal.desired(uid)) is not None:
@@ -160,6 +175,9 @@ class Engine:
             self._look_and_settle(progress)
         except (NotReady, Refused) as problem:
             self._hold_up(progress, problem)
+            return
+        except (errors.CNIError, OSError) as problem:  # the node's disk, descriptors, memory
+            self._hold_up(progress, not_ready(problem))
             return
         self._seen.settled[uid] = progress.sandbox
         self._tell(progress, settled=True)
@@ -189,18 +207,21 @@ class Engine:
         progress.begin(decided, self._outcomes.of(progress.desired.pod.uid))
         self._note_blocked(progress.desired, decided)
         in_guest = self._guests.take_back(progress, sandbox, decided.detach)
-        stuck = {one.key for one in decided.detach if not self._detach(progress, one, in_guest.get(one.key))}
+        stuck = {one.key for one in decided.detach if not self._attempts.detach(progress, one, in_guest.get(one.key))}
         if sandbox is None:
             progress.without_sandbox()
             return
         for change in decided.update:
-            self._update(progress, sandbox, change)
+            self._attempts.update(progress, sandbox, change)
         for step in decided.attach:
             if Key(sandbox.id, step.ifname) in stuck:
                 progress.held_up(step.position, State.PENDING, "Replacing", f"{step.ifname} is not detached yet")
             else:
-                self._attach(progress, sandbox, step)
+                self._attempts.attach(progress, sandbox, step)
+        self._mending.made_anew(progress)
+        self._mending.mend(progress, decided.keep)
         self._guests.hand_on(progress, sandbox)
+        self._mending.tell(progress)
 
     def _note_blocked(self, desired: Desired, decided: Plan) -> None:
         """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""
@@ -217,9 +238,12 @@ class Engine:
         decided = plan(desired, sandbox.id, self._records(desired, sandbox), None)
         if not (decided.attach or decided.keep or decided.update):
             return desired, decided
+        self.drift.enter(sandbox)
         links = self._claims.links(sandbox)
         if links is None and decided.attach:
             raise NotReady("SandboxUnreadable", "what is in the pod's network namespace cannot be read")
+        if links is not None:
+            links = self._mending.with_the_gone(desired, sandbox.id, self._records(desired, sandbox), links)
         decided = plan(desired, sandbox.id, self._records(desired, sandbox), links)
         if met := [step.wanted for step in decided.withhold if step.hold.reason == INTERFACE_EXISTS]:
             desired = self._claims.claim(desired, sandbox, _asked(met))  # it may be them that a runtime fulfilled
@@ -239,65 +263,6 @@ class Engine:
             state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
             return Hold(state, problem.reason, str(problem))
         return None
-
-    def _update(self, progress: Progress, sandbox: Sandbox, step: Update) -> None:
-        """Change in place what can be, and replace it where that fails."""
-        try:
-            record = self._attachments.update(step)
-        except NotReady as problem:
-            log.warning("pod %s: %s is replaced: %s", progress.desired.pod, step.record.key.ifname, problem)
-            if self._detach(progress, step.record):
-                self._attach(progress, sandbox, Attach(step.position, step.wanted, step.record.key.ifname))
-            else:
-                message = f"{step.record.key.ifname} is not detached yet"
-                progress.held_up(step.position, State.PENDING, "Replacing", message)
-        else:
-            progress.attached(step.position, record)
-
-    def _attach(self, progress: Progress, sandbox: Sandbox, step: Attach) -> None:
-        uid, wish = progress.desired.pod.uid, _wish(step)
-        now = time.monotonic()
-        failure = self._retries.last(uid, wish)
-        if failure is not None and not self._retries.is_due(uid, wish, now):
-            progress.failed(step.position, failure)
-            return
-        try:
-            with metrics.ATTACH.time():
-                record = self._attachments.attach(progress.desired.pod, sandbox, step, progress.desired.vm)
-        except (NotReady, Refused) as problem:
-            state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
-            failure = self._retries.failed(uid, wish, state, problem.reason, str(problem), now)
-            progress.failed(step.position, failure)
-            self._retry(uid, failure.not_before)
-            metrics.FAILURES.labels("add", problem.reason).inc()
-            log.warning("pod %s: %s: %s", progress.desired.pod, step.ifname, problem)
-        else:
-            self._retries.succeeded(uid, wish)
-            progress.attached(step.position, record)
-
-    def _detach(self, progress: Progress, record: Record, in_guest: Failure | None = None) -> bool:
-        """`in_guest`: why the guest still has it, if it has."""
-        uid, wish = progress.desired.pod.uid, removal(record)
-        now = time.monotonic()
-        failure = in_guest or self._retries.last(uid, wish)
-        if in_guest is None and (failure is None or self._retries.is_due(uid, wish, now)):
-            try:
-                with metrics.DETACH.time():
-                    self._attachments.detach(record)
-            except (NotReady, errors.CNIError) as problem:
-                reason = problem.reason if isinstance(problem, NotReady) else "InvalidConfiguration"
-                failure = self._retries.failed(uid, wish, State.DETACHING, reason, str(problem), now)
-                self._retry(uid, failure.not_before)
-                metrics.FAILURES.labels("del", reason).inc()
-                log.warning("pod %s: detaching %s: %s", progress.desired.pod, record.key.ifname, problem)
-            else:
-                self._retries.succeeded(uid, wish)
-                progress.detached(record)
-                self._freed(record)
-                return True
-        assert failure is not None, "not due means failed before"
-        progress.not_detached(record, failure)
-        return False
 
     # -- what a pass needs to know ------------------------------------------------------------------------------
 
@@ -327,14 +292,16 @@ class Engine:
         done = settled and desired.ended and now is not None and now.ended and not self._has_ours(desired.pod.uid)
         if done:
             self._retries.forget(desired.pod.uid)
+            self._mending.forget(desired.pod.uid)
             self._seen.settled.pop(desired.pod.uid, None)
             self._seen.blocked.discard(desired.pod.uid)
             self._journal.forget(desired.pod.uid)
-        released = tuple(one for one in desired.released if one not in progress.present)
+        released = tuple(sorted(progress.gone | (set(desired.released) - progress.present)))
         outcome = Outcome(
             desired.pod, desired.revision, settled, progress.attachments(), released, done, progress.sandbox
         )
-        self._outcomes.publish(outcome)
+        if not progress.is_look or outcome != self._outcomes.of(desired.pod.uid):
+            self._outcomes.publish(outcome)
 
     def _tell_slow(self, progress: Progress) -> None:
         self._tell(progress, settled=False)
@@ -343,32 +310,19 @@ class Engine:
         """Tell what is known without a look: what is attached stays so, everything else waits for a reason."""
         state = State.REFUSED if isinstance(problem, Refused) else State.PENDING
         records = self._journal.of_pod(progress.desired.pod.uid)
-        last = records[-1].key.container_id if records else None
-        decided = plan(progress.desired, last, records, None)
+        # what the sandbox before had is not attached in this one, whatever keeps it from being looked into
+        sandbox = progress.sandbox or (records[-1].key.container_id if records else None)
+        decided = plan(progress.desired, ContainerID(sandbox) if sandbox else None, records, None)
         progress.begin(decided, self._outcomes.of(progress.desired.pod.uid))
         kept = {step.position for step in decided.keep}
         for position in range(len(progress.desired.attachments)):
             if position not in kept:
                 progress.held_up(position, state, problem.reason, str(problem))
+        self._mending.tell(progress)
         self._tell(progress, settled=True)
         if state is State.PENDING:
             self._workers.touch_after(progress.desired.pod.uid, retry_s)
 
-    def _retry(self, uid: PodUID, not_before: float) -> None:
-        self._workers.touch_after(uid, max(0.0, not_before - time.monotonic()) + 0.01)
-
-    def _freed(self, record: Record) -> None:
-        """What was detached may be what others of this network wait for: an address, a device."""
-        for uid in self._retries.waiting():
-            desired = self._journal.desired(uid)
-            if desired and any(one.selection.network == record.network for one in desired.attachments):
-                self._retries.forget(uid)
-                self._workers.touch(uid)
-
 
 def _asked(wishes: Iterable[Wanted]) -> tuple[Asked, ...]:
     return tuple(Asked(element(wanted), network.name(wanted.config, wanted.selection.name)) for wanted in wishes)
-
-
-def _wish(step: Attach) -> str:
-    return f"{element(step.wanted)} {step.wanted.nad_uid} {step.wanted.config}"

@@ -1,14 +1,18 @@
-"""The controller's door: the declarative API (agent/api/agent.proto) on <run-dir>/agent.sock, for root only.
+"""The controller's door: the declarative API (agent/api/agent.proto) on <run-dir>/agent.sock.
 
-Messages become the agent's values here and values become messages; nothing else happens in this module.
+Rules
+1. Messages become the agent's values here and values become messages; nothing else happens in this module.
+2. Root may connect, and a group where one is told. The file system sees to that: connect(2) asks for the right to write
+   to the socket. grpc does not tell who its peer is, nor takes a connection that somebody else has looked at.
+3. Every Watch holds a thread while it lasts. At most WATCHERS are served at a time: the other calls keep theirs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +37,11 @@ from agent.model import (
     Wanted,
 )
 from agent.outcomes import Outcomes
+from agent.pool import Pool
 from cni import multinet
 
 WATCHERS = 16
+OTHERS = 32  # calls at a time besides, and refusals of watchers
 STARTING_S = 0.01  # how soon after the last of what was known `synced` is said
 ALIVE_S = 5.0  # how long a watcher that hung up may hold its thread
 
@@ -60,6 +66,7 @@ class Servicer(agent_pb2_grpc.AgentServicer):
         self._tell = tell
         self._waiting_for = waiting_for
         self._version = version
+        self._places = threading.BoundedSemaphore(WATCHERS)
 
     def Apply(self, request: Any, context: Any) -> Any:
         try:
@@ -75,10 +82,18 @@ class Servicer(agent_pb2_grpc.AgentServicer):
         return api.ApplyResponse()
 
     def Watch(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: ARG002 the generated signature
+        if not self._places.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {WATCHERS} watchers already")
+        try:
+            yield from self._watched(context)
+        finally:
+            self._places.release()
+
+    def _watched(self, context: Any) -> Iterator[Any]:
         with self._outcomes.listen() as listener:
             context.add_callback(listener.close)
             synced = False
-            while context.is_active():
+            while context.is_active() and not listener.is_closed:
                 outcome = listener.next(ALIVE_S if synced else STARTING_S)
                 if outcome is not None:
                     yield _message(outcome)
@@ -94,7 +109,10 @@ class Servicer(agent_pb2_grpc.AgentServicer):
             told = underlay.told(request.address, {peer.node: peer.address for peer in request.peers})
         except ValueError as problem:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(problem))
-        self._tell(told)
+        try:
+            self._tell(told)
+        except OSError as problem:  # the disk is full, say
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(problem))
         return api.SetUnderlayResponse()
 
     def Health(self, request: Any, context: Any) -> Any:  # noqa: ARG002 the generated signature
@@ -102,10 +120,13 @@ class Servicer(agent_pb2_grpc.AgentServicer):
         return api.HealthResponse(ready=not waiting, waiting_for=waiting, version=self._version)
 
 
-def serve(servicer: Servicer, run_dir: Path) -> Any:
-    """Start the server and return it; the caller stops it."""
+def serve(servicer: Servicer, run_dir: Path, group: int | None = None) -> Any:
+    """Start the server and return it; the caller stops it. `group`: a number, may connect besides root.
+
+    Raises PermissionError for a group that is neither this process's nor may be given by it.
+    """
     options = (("grpc.max_receive_message_length", 64 << 20), ("grpc.so_reuseport", 0))
-    server = grpc.server(ThreadPoolExecutor(WATCHERS + 32, thread_name_prefix="grpc"), options=options)
+    server = grpc.server(Pool(WATCHERS + OTHERS, thread_name_prefix="grpc"), options=options)
     agent_pb2_grpc.add_AgentServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     path = run_dir / "agent.sock"
     path.unlink(missing_ok=True)
@@ -114,6 +135,9 @@ def serve(servicer: Servicer, run_dir: Path) -> Any:
         server.add_insecure_port(f"unix://{path.absolute()}")
     finally:
         os.umask(mask)
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(0o660)
     server.start()
     return server
 

@@ -7,28 +7,32 @@
     damaged/                     files that could not be read, set aside for people
 
 Rules
-1. Every write is whole or not at all: temporary file, rename. One bad file never hides the others.
+1. Every write is whole or not at all. One bad file never hides the others (agent.files).
 2. A record is synced to disk before the call returns when its effects outlive a reboot (`durable`): a delegate's
    IPAM lease or switch port does; a veth of our own does not, it dies with the kernel that held it.
-3. Desired sets are not synced: after a power loss the controller applies them again.
+3. Desired sets are not synced: after a power loss the controller applies them again. For the same reason one that the
+   disk does not take (full, read-only) counts all the same: what it takes away must go, and nothing that it adds is
+   made without a record. It is written as soon as the disk takes something.
 4. Memory is the index, disk is the truth: everything is read once, at the start.
+5. Removing a record needs no room. Where the disk is read-only it is forgotten all the same, or nothing would ever be
+   taken down there; its file goes later, or its DEL is run once more after the next start.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent import codec
+from agent import codec, files
 from agent.model import ContainerID, Desired, Key, PodUID, Record
 from cni import errors
 
@@ -59,13 +63,26 @@ class Journal:
         for name in ("records", "pods", "damaged"):
             (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_format()
-        self._records = {record.key: record for record in self._load("records", codec.decode_record)}
-        self._pods = {desired.pod.uid: desired for desired in self._load("pods", codec.decode_desired)}
+        self._records = {
+            record.key: record
+            for record in self._load("records", codec.decode_record, lambda record: _record_name(record.key))
+        }
+        self._pods = {
+            desired.pod.uid: desired
+            for desired in self._load("pods", codec.decode_desired, lambda desired: _pod_name(desired.pod.uid))
+        }
+        self._unwritten: set[PodUID] = set()  # rule 3
+        self._unremoved: set[str] = set()  # files, rule 5
+        self._late = threading.Lock()  # held over what is done with one of these
         self._sequence = max((record.sequence for record in self._records.values()), default=0)
 
     def close(self) -> None:
         """Give the directory up, for another to use it."""
         os.close(self._owner)
+
+    def damaged(self) -> int:
+        """Return how many files were set aside, and nobody has taken care of since."""
+        return len(os.listdir(self._directory / "damaged"))
 
     # -- attachments --------------------------------------------------------------------------------------------
 
@@ -94,10 +111,14 @@ class Journal:
         return record
 
     def update(self, record: Record, *, durable: bool) -> None:
-        """Replace a record by what is known now."""
-        self._write("records", _record_name(record.key), codec.encode_record(record), durable=durable)
+        """Replace a record by what is known now. Raises OSError where the disk does not take it: nothing changed."""
+        name, document = _record_name(record.key), codec.encode_record(record)
+        with self._late if name in self._unremoved else nullcontext():
+            self._write("records", name, document, durable=durable)
+            self._unremoved.discard(name)
         with self._lock:
             self._records[record.key] = record
+        self._catch_up()
 
     def saved(self, key: Key) -> Mapping[str, Any]:
         """Return what a device has saved with the attachment's record (device.Notes)."""
@@ -122,9 +143,10 @@ class Journal:
 
     def remove(self, key: Key) -> None:
         """Forget an attachment, after its DEL; one that is not there is fine."""
-        (self._directory / "records" / _record_name(key)).unlink(missing_ok=True)
+        self._remove_file(_record_name(key))
         with self._lock:
             self._records.pop(key, None)
+        self._catch_up()
 
     # -- pods ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +164,7 @@ class Journal:
             before = self.desired(uid)
             desired = change(before)
             if desired != before:
-                self._write("pods", _pod_name(uid), codec.encode_desired(desired), durable=False)
+                self._write_desired(uid, desired)
                 with self._lock:
                     self._pods[uid] = desired
             return desired
@@ -151,6 +173,7 @@ class Journal:
         """Drop all that is remembered of a pod that ended."""
         with self._pod_locks[hash(uid) % len(self._pod_locks)]:
             (self._directory / "pods" / _pod_name(uid)).unlink(missing_ok=True)
+            self._unwritten.discard(uid)
             with self._lock:
                 self._pods.pop(uid, None)
 
@@ -161,7 +184,7 @@ class Journal:
 
     def _check_format(self) -> None:
         path = self._directory / "format"
-        found = path.read_text().strip() if path.exists() else ""
+        found = path.read_text(errors="replace").strip() if path.exists() else ""
         if not found:  # an empty one is what a crash may have left
             temporary = path.with_name("damaged") / "format"
             temporary.write_text(FORMAT + "\n")
@@ -169,28 +192,51 @@ class Journal:
         elif found != FORMAT:
             raise ValueError(f"{path} says version {found}, this agent understands {FORMAT}")
 
-    def _load(self, kind: str, decode: Callable[[Any], T]) -> Iterator[T]:
+    def _load(self, kind: str, decode: Callable[[Any], T], name: Callable[[T], str]) -> Iterator[T]:
         for path in sorted((self._directory / kind).iterdir()):
-            if path.suffix != ".json":
+            if path.suffix == ".tmp" and path.is_file():
                 path.unlink()  # a write that did not come to its rename
                 continue
             try:
-                yield decode(json.loads(path.read_bytes()))
-            except (ValueError, KeyError, TypeError, AttributeError) as problem:
-                log.critical("damaged journal file set aside: %s: %s", path, problem)
-                path.rename(self._directory / "damaged" / path.name)
+                value = decode(files.read(path))
+                if name(value) != path.name:
+                    raise files.Damaged("its name is not that of what is in it")
+            except (ValueError, KeyError, TypeError) as problem:
+                files.set_aside(path, self._directory / "damaged", problem)
+            else:
+                yield value
 
-    def _write(self, kind: str, name: str, document: Any, *, durable: bool) -> None:
-        path = self._directory / kind / name
-        temporary = path.with_name(f"{name}.{threading.get_ident()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(json.dumps(document, separators=(",", ":")).encode())
-            if durable:
-                file.flush()
-                os.fdatasync(file.fileno())
-        temporary.rename(path)
-        if durable:
-            _sync_directory(path.parent)
+    def _catch_up(self) -> None:
+        """Remove and write what the disk did not take before (rules 3, 5)."""
+        for name in tuple(self._unremoved):
+            with self._late:
+                if name in self._unremoved:  # else there is a new one under that name meanwhile
+                    self._remove_file(name)
+        for uid in tuple(self._unwritten):
+            with self._pod_locks[hash(uid) % len(self._pod_locks)]:
+                if (desired := self.desired(uid)) is not None:
+                    self._write_desired(uid, desired)
+
+    def _remove_file(self, name: str) -> None:
+        try:
+            (self._directory / "records" / name).unlink(missing_ok=True)
+            self._unremoved.discard(name)
+        except OSError as problem:
+            log.critical("record %s is forgotten, but its file cannot be removed: %s", name, problem)
+            self._unremoved.add(name)
+
+    def _write_desired(self, uid: PodUID, desired: Desired) -> None:
+        """Rule 3."""
+        try:
+            self._write("pods", _pod_name(uid), codec.encode_desired(desired), durable=False)
+            self._unwritten.discard(uid)
+        except OSError as problem:
+            if uid not in self._unwritten:
+                log.critical("desired set of pod %s is not written, and kept in memory: %s", desired.pod, problem)
+            self._unwritten.add(uid)
+
+    def _write(self, kind: str, name: str, document: codec.Document, *, durable: bool) -> None:
+        files.write(self._directory / kind / name, document, durable=durable)
 
 
 def _own(directory: Path, patience_s: float) -> int:
@@ -227,11 +273,3 @@ def _record_name(key: Key) -> str:
 
 def _pod_name(uid: PodUID) -> str:
     return hashlib.sha256(uid.encode()).hexdigest() + ".json"
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

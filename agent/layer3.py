@@ -78,7 +78,7 @@ def _add_address(place: Place, step: links.AddAddress) -> None:
     attributes: list[tuple[str, Any]] = [("IFA_ADDRESS", str(address.ip))]
     if address.version == 6:
         if step.where is Where.IN_POD:
-            _enable_ipv6(place.netns_fd, step.ifname)
+            _enable_ipv6(place, step.ifname)
         flags |= 0 if step.detect_duplicates else _IFA_F_NODAD
     else:
         attributes.append(("IFA_LOCAL", str(address.ip)))
@@ -132,9 +132,9 @@ def _address_fields(pod: rtnl.Socket, ifname: str, address: links.Address) -> di
     }
 
 
-def _enable_ipv6(netns_fd: int, ifname: str) -> None:
-    with netns.entered(netns_fd):  # /proc/sys/net shows the namespace of the thread that opens it
-        knob = Path("/proc/sys/net/ipv6/conf", ifname, "disable_ipv6")
+def _enable_ipv6(place: Place, ifname: str) -> None:
+    with netns.entered(place.netns_fd):  # /proc/sys/net shows the namespace of the thread that opens it
+        knob = Path(place.view.place("/proc/sys/net/ipv6/conf"), ifname, "disable_ipv6")
         if knob.exists() and knob.read_text().strip() != "0":
             knob.write_text("0")
 

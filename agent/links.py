@@ -16,7 +16,7 @@ import enum
 import ipaddress
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -300,6 +300,36 @@ class WriteSysctl:
 
 
 Step = Any  # one of the above, or what an adapter of agent.apply performs besides
+
+
+def down(steps: Collection[Step]) -> tuple[str, ...]:
+    """Return which links are down that these steps set up."""
+    names = [one.name for one in steps if isinstance(one, Change) and (one.up or one.flags[0] & one.flags[1] & 1)]
+    return tuple(f"link {name} is down" for name in names)
+
+
+def replaces(steps: Collection[Step], ifname: str) -> bool:
+    """Whether these steps take the pod's link of that name away, or make another."""
+    made = any(isinstance(one, Create | CreateTap) and one.name == ifname for one in steps)
+    return made or any(isinstance(one, Remove) and one.link.name == ifname for one in steps)
+
+
+def told(step: Step) -> str:
+    """Return what was not as it should be, where it takes this step."""
+    if found := down((step,)):
+        return found[0]
+    match step:
+        case Create(name=name):
+            return f"link {name} is missing"
+        case Change(name=name):
+            return f"link {name} is not as it was made"
+        case AddAddress(ifname, address):
+            return f"{ifname} has no address {address}"
+        case AddRoute(ifname, route):
+            return f"there is no route to {route.dst} through {ifname}"
+        case WriteSysctl(sysctl, value):
+            return f"sysctl net/{sysctl.path} is not {value!r}"
+    return f"{getattr(step, 'name', 'the interface')} is not as it was made"
 
 
 # -- reading undecoded attributes ----------------------------------------------------------------------------------

@@ -20,9 +20,13 @@ PASSES = Histogram("hotnic_agent_pass_seconds", "One pass over one pod", buckets
 ATTACH = Histogram("hotnic_agent_attach_seconds", "One attachment made, or failed", buckets=_SECONDS)
 DETACH = Histogram("hotnic_agent_detach_seconds", "One attachment removed, or not", buckets=_SECONDS)
 FAILURES = Counter("hotnic_agent_failures_total", "Failed additions and removals", ("verb", "reason"))
+DRIFT = Counter("hotnic_agent_drift_total", "Attachments found changed by others, and what came of it", ("outcome",))
 CNI_CALLS = Counter("hotnic_agent_cni_calls_total", "Calls of the CNI executable", ("command", "code"))
 RECORDS = Gauge("hotnic_agent_records", "Attachments in the journal")
 PODS = Gauge("hotnic_agent_pods", "Pods with a desired set in the journal")
+JOURNAL_DAMAGED = Gauge("hotnic_agent_journal_damaged", "Files of the journal that were set aside as damaged")
+
+CALLER_S = 10.0  # a caller that sends or reads nothing must not hold its thread
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ def serve(address: str, waiting_for: Callable[[], tuple[str, ...]]) -> Threading
         raise ValueError(f"--metrics-address {address}: the agent listens on loopback addresses only")
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = CALLER_S
+
         def do_GET(self) -> None:
             waiting = waiting_for() if self.path == "/readyz" else ()
             match self.path:

@@ -105,19 +105,25 @@ class Phase(enum.Enum):
 class Namespace:
     """A network namespace: where it was found, and what it is (`stat` of the nsfs file, and the kernel's cookie).
 
-    An inode is given to another namespace when its own has ended; a cookie is not, before the node reboots.
+    An inode is given to another namespace when its own has ended; a cookie is not, before the node reboots. Then both
+    begin anew, and a runtime may use the same path again: no namespace outlives the boot that it was made in.
     """
 
     path: str
     device: int = 0
     inode: int = 0
     cookie: int = 0  # 0: not known, by older kernels and older records
+    boot: str = ""  # the kernel's name for the boot; "": not known, by older records
 
     def is_same(self, other: Namespace) -> bool:
         """Whether both are one namespace, wherever it was found."""
-        is_known = bool(self.cookie and other.cookie)
         same = (self.device, self.inode) == (other.device, other.inode)
-        return same and (not is_known or self.cookie == other.cookie)
+        return same and _agree(self.cookie, other.cookie) and _agree(self.boot, other.boot)
+
+
+def _agree(one: object, other: object) -> bool:
+    """Whether both are equal as far as they are known."""
+    return not one or not other or one == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +224,8 @@ class NotReady(Exception):
         self.reason = reason
 
 
+# reasons of what is attached: it is not as it should be; it was not, and has been repaired
+DRIFTED, DRIFT_REPAIRED = "Drifted", "DriftRepaired"
 WAITING_FOR_GUEST = "WaitingForGuest"
 GUEST_FAILURES = frozenset({"VMRefused", "NoFreePort", "NodeError", "InterfaceGone"})  # more than having to wait
 

@@ -13,13 +13,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from agent import interface, netns, rtnl, shaping
 from agent.apply import apply, read
 from agent.devices.contract import Device
 from agent.layer3 import add_route, addresses, main_table, routes, uplinks
-from agent.links import Have, Interface, Link, Read, Step, everywhere
+from agent.links import Have, Interface, Link, Read, Step, down, everywhere, told
 from agent.locks import Locks
 from agent.model import Displaced
 from agent.place import NO_STATISTICS, UP, Gone, Place, delete, found, get, index, link, message_of, translated
@@ -40,12 +41,14 @@ class Kernel:
         self._view = view or netns.View()
         self._segments = Locks()
         self._local = threading.local()
-        self._sockets: list[rtnl.Socket] = []  # of all threads
+        self._sockets: dict[threading.Thread, rtnl.Socket] = {}
+        self._lock = threading.Lock()  # of that
 
     def close(self) -> None:
         """Close the sockets of all threads; none may be at work any more."""
-        while self._sockets:
-            self._sockets.pop().close()
+        with self._lock:
+            while self._sockets:
+                self._sockets.popitem()[1].close()
 
     # -- the node -----------------------------------------------------------------------------------------------
 
@@ -63,6 +66,15 @@ class Kernel:
             return True  # no name that the kernel takes: whatever a plugin makes of it, it is not known to be harmless
         return there is not None and there.index in uplinks(node)
 
+    def is_on_node(self, name: str) -> bool:
+        """Whether the node has a link of that name."""
+        return get(self._node(), name) is not None
+
+    def bridge_mac(self, name: str) -> str:
+        """Return the MAC that the node's bridge of that name has now, "" where there is none."""
+        there = get(self._node(), name)
+        return there.mac if there is not None and there.kind == "bridge" else ""
+
     def makes(self, kind: str) -> bool:
         """Whether the kernel can make links of that kind; it loads the module where it has to."""
         with translated(f"ask for links of kind {kind}"):
@@ -71,10 +83,20 @@ class Kernel:
     def _node(self) -> rtnl.Socket:
         node = getattr(self._local, "node", None)
         if node is None:
-            raw = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+            try:
+                raw = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+            except OSError as problem:
+                raise errors.CNIError(errors.Code.TRY_AGAIN, "cannot open a netlink socket", str(problem)) from None
             node = self._local.node = rtnl.Socket(raw)
-            self._sockets.append(node)
+            self._keep(node)
         return node
+
+    def _keep(self, node: rtnl.Socket) -> None:
+        """Remember this thread's socket, and close those of threads that have ended: threads come and go with work."""
+        with self._lock:
+            for thread in [one for one in self._sockets if not one.is_alive()]:
+                self._sockets.pop(thread).close()
+            self._sockets[threading.current_thread()] = node
 
     # -- a pod --------------------------------------------------------------------------------------------------
 
@@ -95,6 +117,20 @@ class Kernel:
             pod.do(rtnl.SETLINK, {"index": old.index}, [("IFLA_IFNAME", name)])
             if old.up:
                 pod.do(rtnl.SETLINK, {"index": old.index, **UP}, [])
+
+    def rename_host_end(self, pod_end: Link, name: str, mac: str) -> bool:
+        """Give the other end of a pod's veth its name back, if it has that MAC and another name; whether it had.
+
+        It is down afterwards.
+        """
+        node = self._node()
+        host = found(node, f"link {pod_end.parent}", {"index": pod_end.parent}, []) if pod_end.parent else None
+        if host is None or (host.kind, host.mac) != ("veth", mac) or host.name == name:
+            return False
+        with translated(f"rename {host.name} to {name}"):
+            node.do(rtnl.SETLINK, {"index": host.index, "flags": 0, "change": 1}, [])
+            node.do(rtnl.SETLINK, {"index": host.index}, [("IFLA_IFNAME", name)])
+        return True
 
     def pod_links(self, netns_fd: int) -> tuple[Link, ...]:
         """Return all links of the pod."""
@@ -119,14 +155,18 @@ class Kernel:
         want: Interface,
         netns_fd: int,
         remember: Callable[[Mapping[str, Any]], None],
+        ifindex: int = 0,
     ) -> Have:
         """Read, plan, apply, read again, until the plan is empty; return what is there then.
 
+        `ifindex`: of the link in the pod that is there already; if it is not, under its name, nothing is made of it.
         `remember` is called before the first step with what the device must not forget, if anything. Raises CNIError:
         7 for a conflict, 11 where the kernel was busy, 999 for any other refusal of the kernel.
         """
         with self._place(device, netns_fd) as place:
             have = _read(place, device, want)
+            if ifindex and (have.pod is None or have.pod.index != ifindex):
+                raise Gone(errors.Code.TRY_AGAIN, f"interface {want.ifname} has just gone")
             if (memory := device.memory(have)) is not None:
                 remember(memory)
             for _ in range(_ROUNDS):
@@ -139,6 +179,26 @@ class Kernel:
         if steps := _plan(device, want, have):
             raise errors.CNIError(errors.Code.TRY_AGAIN, f"interface {want.ifname} does not settle", str(steps))
         return have
+
+    def differences(self, device: Device, want: Interface, netns_fd: int) -> tuple[tuple[str, ...], tuple[Step, ...]]:
+        """Return what CHECK would report, and what `settle` would do first. Raises CNIError as `settle`."""
+        with self._place(device, netns_fd) as place:
+            have = _read(place, device, want)
+            return mismatches(device, want, have), _plan(device, want, have)
+
+    def settle_node_side(self, device: Device, netns_fd: int, pod_end: Link, *, repair: bool) -> tuple[str, ...]:
+        """Make whole what an attachment has on the node, for a link whose state in the pod is somebody else's affair.
+
+        Return what was wrong; `repair` False: it stays so. Raises CNIError as `settle`.
+        """
+        with self._place(device, netns_fd) as place:
+            want = device.interface
+            have = replace(_read(place, device, want), pod=pod_end)
+            steps = device.plan(want, have)  # all on the node: it is a pair, and both ends are there
+            found = (device.mismatches(want, have) or tuple(map(told, steps))) if steps else ()
+            for step in steps if repair else ():
+                apply(place, step)
+        return tuple(dict.fromkeys((*found, *down(steps))))
 
     def remove(self, device: Device, netns_fd: int | None) -> None:
         """Undo what `settle` did, as far as it came. `netns_fd` None: the pod's namespace is gone.
@@ -220,6 +280,15 @@ def _plan(device: Device, want: Interface, have: Have) -> tuple[Step, ...]:
         *device.plan(want, have),
         *interface.plan(want, have),
         *shaping.plan(want, have, device.host_end()),
+    )
+
+
+def mismatches(device: Device, want: Interface, have: Have) -> tuple[str, ...]:
+    """Return what CHECK reports."""
+    return (
+        *interface.mismatches(want, have),
+        *device.mismatches(want, have),
+        *shaping.mismatches(want, have, device.host_end()),
     )
 
 

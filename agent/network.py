@@ -82,7 +82,8 @@ def plugin_stdin(
         document["args"] = _with_cni_args(plugin, cni_args)
     declared = _declared(plugin)
     if config := {key: value for key, value in runtime.items() if key in declared}:
-        document["runtimeConfig"] = {**(document.get("runtimeConfig") or {}), **config}
+        own = document.get("runtimeConfig")
+        document["runtimeConfig"] = {**(own if isinstance(own, dict) else {}), **config}
     if prev_result is not None:
         document["prevResult"] = prev_result
     return document

@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.links import Attributes, Bandwidth, Interface, Rate
 from agent.model import Key
-from cni import errors
+from cni import errors, names
 
 MIN_MTU, MAX_MTU = 68, 65535
 MAX_QUEUE = 1 << 20  # packets
@@ -23,8 +23,8 @@ MIN_RATE = 8  # bits a second: the kernel counts in bytes
 MAX_RATE, MAX_BURST = (1 << 64) - 1, (((1 << 32) - 1) << 3) - 1  # bits; the reference's uint64, and its 4 GB
 
 _MAC = re.compile(r"([0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}")
-_BAD_NAME = re.compile(r"[\s/:]")
 _SYSCTL = re.compile(r"net\.[A-Za-z0-9_.\-/]+")
+_OF_ALL = ("all", "default")  # directories of /proc/sys/net/*/conf, which are no link's
 _UP = {"up": True, "down": False}
 _BANDWIDTH = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 
@@ -135,10 +135,9 @@ def companion(key: Key) -> Bandwidth:
 def link_name(config: Mapping[str, Any], key: str, default: str = "") -> str:
     """Return an interface name. Raises CNIError 7 where it is none, or there is neither one nor a default."""
     value = config.get(key) or default
-    good = isinstance(value, str) and 0 < len(value.encode()) <= 15 and value not in (".", "..")
-    if not good or _BAD_NAME.search(value):
+    if not isinstance(value, str) or names.ifname_fault(value) or value in _OF_ALL:
         raise invalid(key, value, "must be an interface name of at most 15 bytes")
-    return str(value)
+    return value
 
 
 def flag(config: Mapping[str, Any], key: str) -> bool:
@@ -165,7 +164,7 @@ def whole(config: Mapping[str, Any], key: str, least: int, most: int) -> int | N
 
 def choice(config: Mapping[str, Any], key: str, known: Collection[str], default: str) -> str:
     value = config.get(key) or default
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise invalid(key, value, f"must be one of {', '.join(known)}")
     return str(value)
 
@@ -203,7 +202,7 @@ def unsupported(key: str, value: Any, why: str) -> errors.CNIError:
 
 def _link_state(call: Call) -> bool:
     value = call.asked("linkState") or call.config.get("linkState") or "up"
-    if value not in _UP:
+    if not isinstance(value, str) or value not in _UP:
         raise invalid("linkState", value, "must be up or down")
     return _UP[value]
 
@@ -232,7 +231,8 @@ def _sysctl_path(name: str, ifname: str) -> str:
         parts = [part.replace("/", ".") for part in name.split(".")]
     else:
         raise invalid("sysctl", name, "must be a setting below net")
-    if parts[0] != "net" or len(parts) < 2 or any(part in ("", ".", "..") or "/" in part for part in parts):
+    bad = [part for part in parts if part in ("", ".", "..") or "/" in part or not part.isprintable()]
+    if parts[0] != "net" or len(parts) < 2 or bad:
         raise invalid("sysctl", name, "must be a setting below net")
     return "/".join(ifname if part == "IFNAME" else part for part in parts[1:])
 

@@ -1,4 +1,8 @@
-"""The latest outcome of every pod, and who listens. A slow listener gets the latest of each pod, never a backlog."""
+"""The latest outcome of every pod, and who listens.
+
+A slow listener gets the latest of each pod, never a backlog. What it has not been told of pods that are forgotten would
+still pile up, where it hangs and pods come and go: one that is MOST outcomes behind is closed, and has to listen anew.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from contextlib import contextmanager
 
 from agent.model import Outcome, PodUID
 
+MOST = 10_000
+
 
 class Listener:
     """What one caller of Watch has not been told yet."""
@@ -15,25 +21,31 @@ class Listener:
     def __init__(self, known: dict[PodUID, Outcome]) -> None:
         self._news = dict(known)
         self._changed = threading.Condition()
-        self._closed = False
+        self.is_closed = False
 
     def tell(self, outcome: Outcome) -> None:
         with self._changed:
             self._news[outcome.pod.uid] = outcome
+            if self.is_closed or len(self._news) > MOST:
+                self._close()
             self._changed.notify()
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            self._close()
             self._changed.notify()
 
     def next(self, timeout_s: float | None = None) -> Outcome | None:
         """Return an outcome that was not told yet; None after `timeout_s` seconds or once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._news or self._closed, timeout_s)
-            if self._closed or not self._news:
+            self._changed.wait_for(lambda: self._news or self.is_closed, timeout_s)
+            if self.is_closed or not self._news:
                 return None
             return self._news.pop(next(iter(self._news)))
+
+    def _close(self) -> None:
+        self.is_closed = True
+        self._news.clear()
 
 
 class Outcomes:

@@ -5,6 +5,8 @@ Rules
 2. A change is one transaction, and done when the switch has taken it over (`cur_cfg` has reached `next_cfg`).
 3. Ports of ours whose link is gone (a reboot) leave with the next change. A port's link is there before the port is,
    and goes after it, so one without a link is nobody's.
+4. A configuration names the socket, so anybody may answer there: sizes and times are bounded, and what is no answer of
+   a database is an error that says so.
 """
 
 from __future__ import annotations
@@ -16,17 +18,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from agent.switch import AddPort, Port, RemovePort, SwitchPort
+from agent.switch import AddPort, LinkPort, Port, RemovePort, SwitchPort
 from cni import errors
 
 if TYPE_CHECKING:
     from ovs.jsonrpc import Connection
 
 DEADLINE_S = 10.0
+ANSWER_BYTES = 16 << 20  # of all answers of one connection
 OURS = ("owner", "hotnic")  # external ID of all ports that are ours
 MARK = "hotnic"  # external ID: of which attachment
 _DATABASE = "Open_vSwitch"
 _POLL_S = 0.002
+_BRIDGE, _PORT = ["name", "ports"], ["_uuid", "name", "external_ids", "interfaces"]
 
 
 class Unreachable(Exception):
@@ -68,6 +72,31 @@ def remove_port(place: Place, step: RemovePort) -> None:
         return
 
 
+def link_ports(place: Place, path: str) -> tuple[LinkPort, ...]:
+    """Return the ports that are to be links of the node. Raises Unreachable."""
+    with _Database(place(path)) as database:
+        bridges = [(bridge["name"], _values(bridge["ports"])) for bridge in database.select("Bridge", [], _BRIDGE)]
+        ports = {tuple(port["_uuid"]): port for port in database.select("Port", [], _PORT)}
+        kinds = {tuple(one["_uuid"]): one["type"] for one in database.select("Interface", [], ["_uuid", "type"])}
+    on = [(bridge, ports[tuple(uuid)]) for bridge, uuids in bridges for uuid in uuids if tuple(uuid) in ports]
+    return tuple(
+        LinkPort(path, bridge, port["name"], dict(port["external_ids"][1]), _has_link(port["name"]))
+        for bridge, port in on
+        if [kinds.get(tuple(uuid)) for uuid in _values(port["interfaces"])] in ([""], ["system"])
+    )
+
+
+def drop_port(place: Place, port: LinkPort) -> None:
+    """Take a port off its bridge, if it is still without a link and nobody has changed whose it is.
+
+    Raises Unreachable, or CNIError 999 for the database's refusal.
+    """
+    with _Database(place(port.database)) as database:
+        found = database.select("Port", [["name", "==", port.name]], ["_uuid", "external_ids"])
+        if not _has_link(port.name):
+            database.remove([one["_uuid"] for one in found if dict(one["external_ids"][1]) == port.external_ids])
+
+
 class _Database:
     """One connection (rule 1)."""
 
@@ -76,11 +105,14 @@ class _Database:
         self._end = time.monotonic() + DEADLINE_S
 
     def __enter__(self) -> Self:
-        self._connection = _connect(self._path)
+        self._connection = _connect(self._path, self._end)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, problem: object, __: object) -> None:
         self._connection.close()
+        if isinstance(problem, (LookupError, TypeError, ValueError, AttributeError)):
+            message = f"what answers at {self._path} is no Open vSwitch database"
+            raise errors.CNIError(errors.Code.INTERNAL, message, repr(problem)) from None
 
     def port(self, what: SwitchPort) -> Port:
         name = [["name", "==", what.name]]
@@ -177,6 +209,8 @@ class _Database:
                 self._connection.send(Message.create_reply(message.params, message.id))
             elif message.id == request.id:
                 return _accepted(message)
+            if time.monotonic() > self._end:
+                raise Unreachable(f"Open vSwitch's database {self._path} says all but the answer")
 
     def _receive(self) -> Any:
         from ovs.poller import Poller  # noqa: PLC0415 -- see _connect
@@ -196,7 +230,24 @@ class _Database:
             poller.block()
 
 
-def _connect(path: str) -> Connection:
+class _Bounded:
+    """The stream below a connection, which goes on reading for as long as there is anything to read: rule 4."""
+
+    def __init__(self, stream: Any, end: float) -> None:
+        self._stream, self._end, self._left = stream, end, ANSWER_BYTES
+
+    def recv(self, size: int) -> tuple[int, bytes]:
+        if self._left <= 0 or time.monotonic() > self._end:
+            return errno.EMSGSIZE, b""
+        problem, data = self._stream.recv(size)
+        self._left -= len(data or b"")
+        return problem, data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _connect(path: str, end: float) -> Connection:
     """Importing the library takes a tenth of a second, and few nodes have a switch: it is done where there is one."""
     from ovs.jsonrpc import Connection  # noqa: PLC0415
     from ovs.stream import Stream  # noqa: PLC0415
@@ -204,7 +255,7 @@ def _connect(path: str) -> Connection:
     problem, stream = Stream.open_block(Stream.open(f"unix:{path}"), int(DEADLINE_S * 1000))
     if problem:
         raise Unreachable(f"no Open vSwitch answers at {path}: {os.strerror(problem)}")
-    return Connection(stream)
+    return Connection(_Bounded(stream, end))
 
 
 def _has_link(name: str) -> bool:

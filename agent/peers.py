@@ -8,18 +8,14 @@ Rules
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import threading
 from pathlib import Path
 
-from agent import underlay
+from agent import files, underlay
 from agent.underlay import Underlay
 
 FORMAT = 1
-
-log = logging.getLogger(__name__)
 
 
 class Peers:
@@ -39,35 +35,21 @@ class Peers:
         """Replace what was told. Raises OSError where it cannot be written: nothing has changed then."""
         with self._lock:
             if told != self._told:
-                self._write(told)
+                files.write(self._path, {"format": FORMAT, **underlay.encode(told)}, durable=True)
                 self._told = told
 
     def _read(self) -> Underlay | None:
-        if not self._path.exists():
+        if not os.path.lexists(self._path):
             return None
         try:
-            document = json.loads(self._path.read_bytes())
+            document = files.read(self._path)
             version = document["format"]
             told = underlay.decode(document) if version == FORMAT else None
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            log.critical("damaged file set aside: %s: %s", self._path, problem)
             damaged = self._path.parent / "damaged"
             damaged.mkdir(exist_ok=True, mode=0o700)
-            self._path.rename(damaged / self._path.name)
+            files.set_aside(self._path, damaged, problem)
             return None
         if version != FORMAT:
             raise ValueError(f"{self._path} says version {version}, this agent understands {FORMAT}")
         return told
-
-    def _write(self, told: Underlay) -> None:
-        temporary = self._path.with_suffix(".tmp")
-        with temporary.open("w") as file:
-            json.dump({"format": FORMAT, **underlay.encode(told)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self._path)
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

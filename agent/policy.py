@@ -21,6 +21,8 @@ that none matches may use nothing.
         paths: ["/var/lib/cni/*"]                           values that are paths on the node
         vnis: ["5000-5999"]                                 network numbers of the device overlay
         privileges: [gateway]                               see rule 7
+        drift: report                                       see rule 8
+    drift: repair                                           of all whose rule does not say otherwise
 
 Rules
 1. A list has shell patterns, that of VNIs numbers and ranges besides. `!` before one excludes what it matches,
@@ -34,6 +36,8 @@ Rules
 6. Keys of the file that are not known are an error: a typo must not open the node.
 7. `gateway`: the node gets an address that the network chooses, and routes through it (isGateway, ptp, veth with
    addresses): one of the node's own peers could be chosen. `ipMasq`: the node translates addresses.
+8. `drift`: what is done about an attachment that somebody else has changed or damaged: `repair`, which is the default,
+   or `report`: it is told, and left as it is.
 """
 
 from __future__ import annotations
@@ -48,7 +52,10 @@ from typing import Any
 
 import yaml
 
+# besides its own error the library raises what comes, for a date or a number that is none
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 UPLINK = "uplink"
+REPAIR, REPORT = "repair", "report"  # rule 8
 OTHERS = ("namespaceIsolation", "globalNamespaces")  # the controller's keys of the same file
 
 _CHOSEN_OTHERWISE = ("hwaddr", "kernelpath", "pciBusID", "deviceID")
@@ -56,7 +63,8 @@ _DELEGATES = ("ipam", "delegate", "delegates", "plugins")
 _ON_A_MASTER = frozenset({"macvlan", "ipvlan", "vlan"})
 _SEGMENT = re.compile(r"hn[bv](\d+)")  # as devices.segment names the links of an overlay
 _PATTERN = re.compile(r"!?[^\s!][^\s]*")
-_RANGE = re.compile(r"(\d+)-(\d+)")
+_DIGITS = 20  # of a number that anybody means; Python refuses to read one of thousands
+_RANGE = re.compile(rf"(\d{{1,{_DIGITS}}})-(\d{{1,{_DIGITS}}})")
 _ON_UPLINK = frozenset({"macvlan", "ipvlan"})  # by default
 DEFAULT_BRIDGE = "cni0"  # of the reference plugin, and of ours
 _PATH_KEYS = ("dir", "file", "path", "socket")  # so end the keys whose values are paths even if they look like words
@@ -77,6 +85,7 @@ class Rule:
     paths: tuple[str, ...] = ()
     vnis: tuple[str, ...] = ()
     privileges: tuple[str, ...] = ()
+    drift: str = ""  # as the policy has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,12 @@ class Policy:
     """`rules` None: the file says nothing of them, everything is allowed."""
 
     rules: tuple[Rule, ...] | None = None
+    drift: str = REPAIR
+
+    def repairs(self, namespace: str) -> bool:
+        """Whether attachments to networks of that namespace are repaired where somebody else has changed them."""
+        rule = self._rule(namespace) if namespace else None
+        return ((rule.drift if rule else "") or self.drift) == REPAIR
 
     def refusal(
         self,
@@ -99,36 +114,43 @@ class Policy:
         """
         if self.rules is None or not namespace:
             return ""
-        rule = next((one for one in self.rules if _allowed(one.namespaces, namespace)), None)
+        rule = self._rule(namespace)
         if rule is None:
             return f"policy: no rule lets networks of namespace {namespace} use anything"
         if twice := next(filter(None, map(_written_twice, plugins)), ""):
             return f"policy: networks of namespace {namespace} may not write a key twice in different case: {twice}"
-        wishes = [*(wish for plugin in plugins for wish in _wishes(plugin)), *_paths(asked or {}, "cni-args")]
+        wishes = [wish for plugin in plugins for wish in (*_wishes(plugin), *_paths(plugin, ""))]
+        wishes += _paths(asked or {}, "cni-args")
         for wish in wishes:
             if not wish.is_allowed(rule, is_uplink):
                 return f"policy: networks of namespace {namespace} may not use {wish}"
         return ""
+
+    def _rule(self, namespace: str) -> Rule | None:
+        return next((one for one in self.rules or () if _allowed(one.namespaces, namespace)), None)
 
 
 def parse(text: str) -> Policy:
     """Return the policy that a YAML document is. Raises PolicyError."""
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 it is a safe one
-    except yaml.YAMLError as problem:
+    except PolicyError:
+        raise
+    except _NO_YAML as problem:
         raise PolicyError(f"not YAML: {problem}") from None
     if document is None:
         return Policy()
     if not isinstance(document, dict):
         raise PolicyError("not a mapping of keys to values")
-    if unknown := sorted(set(document) - {"rules", *OTHERS}, key=str):
+    if unknown := sorted(set(document) - {"rules", "drift", *OTHERS}, key=str):
         raise PolicyError(f"unknown key {unknown[0]!r}")
+    drift = _drift(document.get("drift", REPAIR), "drift")
     if "rules" not in document:
-        return Policy()
+        return Policy(None, drift)
     rules = document["rules"]
     if not isinstance(rules, list):
         raise PolicyError("rules is not a list")
-    return Policy(tuple(_rule(rule, f"rules[{position}]") for position, rule in enumerate(rules)))
+    return Policy(tuple(_rule(rule, f"rules[{position}]") for position, rule in enumerate(rules)), drift)
 
 
 class _Loader(yaml.SafeLoader):
@@ -162,7 +184,7 @@ class _Wish:
 
 
 def _wishes(plugin: Mapping[str, Any], listed: str = "plugins") -> Iterator[_Wish]:
-    """All that one plugin's configuration names, its delegates' included. `listed`: where its type has to be."""
+    """What one plugin's configuration names besides paths, its delegates' too. `listed`: where its type has to be."""
     types, devices = set(_texts(plugin, "type")), set(_texts(plugin, "device"))
     for kind in sorted(types):
         yield _Wish(listed, "type", kind, kind)
@@ -178,7 +200,6 @@ def _wishes(plugin: Mapping[str, Any], listed: str = "plugins") -> Iterator[_Wis
         yield from _interfaces(source, kinds, named)
         yield from _bridges(source, kinds)
     yield from _privileges(plugin, kinds)
-    yield from _paths(plugin, "")
     for key in _DELEGATES:
         for delegate in _delegates(plugin, key):
             yield from _wishes(delegate, "ipam" if key == "ipam" else "plugins")
@@ -281,7 +302,7 @@ def _paths(value: Any, key: str) -> Iterator[_Wish]:
 def _is_path(value: str, key: str) -> bool:
     if key.lower().endswith(_PATH_KEYS):
         return value != ""
-    return value.startswith("~") or ("/" in value and not _is_network(value))
+    return value == ".." or value.startswith("~") or ("/" in value and not _is_network(value))
 
 
 def _is_network(value: str) -> bool:
@@ -305,7 +326,8 @@ def _allowed(patterns: Collection[str], *names: str) -> bool:
 def _is_in_range(name: str, pattern: str) -> bool:
     if not (found := _RANGE.fullmatch(pattern)) or not name.isdecimal():
         return False
-    return int(found[1]) <= int(name) <= int(found[2])
+    digits = name.lstrip("0")
+    return len(digits) <= _DIGITS and int(found[1]) <= int(digits or "0") <= int(found[2])
 
 
 def _rule(value: Any, where: str) -> Rule:
@@ -316,7 +338,14 @@ def _rule(value: Any, where: str) -> Rule:
         raise PolicyError(f"{where}: unknown key {unknown[0]!r}")
     if "namespaces" not in value:
         raise PolicyError(f"{where} names no namespaces")
-    return Rule(**{key: _patterns(patterns, f"{where}.{key}") for key, patterns in value.items()})
+    lists = {key: _patterns(one, f"{where}.{key}") for key, one in value.items() if key != "drift"}
+    return Rule(**lists, drift=_drift(value["drift"], f"{where}.drift") if "drift" in value else "")
+
+
+def _drift(value: Any, where: str) -> str:
+    if value not in (REPAIR, REPORT):
+        raise PolicyError(f"{where}={value!r} is neither {REPAIR} nor {REPORT}")
+    return str(value)
 
 
 def _patterns(value: Any, where: str) -> tuple[str, ...]:

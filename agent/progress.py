@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from agent.model import (
+    DRIFT_REPAIRED,
+    DRIFTED,
     GUEST_FAILURES,
     KUBEVIRT,
     WAITING_FOR_GUEST,
@@ -38,6 +40,8 @@ class Progress:
     detaching: list[AttachmentOutcome] = field(default_factory=list)
     in_pod: dict[Key, int] = field(default_factory=dict)  # what is whole there, and the positions
     present: set[str] = field(default_factory=set)  # "<interface> <network>" that are, or may be, still there
+    gone: set[str] = field(default_factory=set)  # "<interface> <network>" that others have taken away, and stay so
+    is_look: bool = False  # what is there was looked at: if all is as it was, nobody has to be told
     next_telling_s: float = SLOW_S
     told: tuple[AttachmentOutcome, ...] = ()
 
@@ -101,6 +105,17 @@ class Progress:
             attempts=1 if reason in GUEST_FAILURES else 0,
             guest=standing.guest,
         )
+
+    def drifted(self, position: int, reason: str = "", message: str = "", *, is_gone: bool = False) -> None:
+        """Take note of how what is attached stands (agent.mending); "": as it should."""
+        before = self.by_position[position]
+        if is_gone:
+            self.gone.add(f"{before.interface} {before.network}")
+            self.by_position[position] = replace(
+                before, state=State.PENDING, reason=reason, message=message, result=None, guest=None
+            )
+        elif before.state is State.ATTACHED and (reason or before.reason in {DRIFTED, DRIFT_REPAIRED}):
+            self.by_position[position] = replace(before, reason=reason, message=message)
 
     def failed(self, position: int, failure: Failure) -> None:
         self.by_position[position] = self._outcome(

@@ -2,14 +2,14 @@
 
 The first retry comes after half a second, each later one twice as late, up to 5 minutes, for ever; with jitter, so
 that the pods of a node do not come back as one. What changes the wish itself (a new edit, another configuration)
-or its cause (an address was released) forgets the waiting.
+forgets the waiting; a cause that may be gone (an address was released, a link has come) ends it, and forgets nothing.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from agent.model import PodUID, State
 
@@ -64,6 +64,17 @@ class Retries:
     def forget(self, uid: PodUID) -> None:
         """The wish or its cause changed: everything of this pod is due now, and counts anew."""
         self._failures.pop(uid, None)
+
+    def hasten(self, uid: PodUID, due: float) -> None:
+        """What this pod waits for may have come: its tries are due then, if not earlier, and count as before."""
+        for wish, failure in tuple(self._failures.get(uid, {}).items()):
+            if failure.state is not State.REFUSED and failure.not_before > due:
+                self._failures[uid][wish] = replace(failure, not_before=due)
+
+    def tries(self, uid: PodUID, reasons: Collection[str]) -> int:
+        """Return how often the pod has tried in vain what it waits for because of one of these reasons."""
+        failures = tuple(self._failures.get(uid, {}).values())
+        return max((one.attempts for one in failures if one.reason in reasons), default=0)
 
     def waiting(self) -> Iterator[PodUID]:
         """Yield the pods that have something to retry."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyroute2.netlink.exceptions import NetlinkDecodeError
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg, macvx_data
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -37,6 +38,7 @@ _SOL_NETLINK, _EXT_ACK, _STRICT_CHECK, _CAP_ACK = 270, 11, 12, 10
 
 TIMEOUT_S = 10.0  # the kernel answers at once or is stuck; a stuck one must not hang a pod's work for ever
 _SIZE = 1 << 20
+_LAST_ERRNO = 4095
 _HEADER = struct.Struct("=IHHII")
 
 _KINDS = {range(NEWLINK, SETLINK + 1): ifinfmsg, range(NEWADDR, GETADDR + 1): ifaddrmsg,
@@ -81,7 +83,9 @@ class Socket:
 
     def get(self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]]) -> Any:
         """Return the one object asked for. Raises KernelError."""
-        return next(iter(list(self._ask(kind, fields, attributes, REQUEST))))
+        for answer in list(self._ask(kind, fields, attributes, REQUEST)):
+            return answer
+        raise KernelError(errno.ENODATA, "the kernel's answer has nothing in it")
 
     def dump(self, kind: int, fields: Mapping[str, Any], attributes: Sequence[tuple[str, Any]]) -> list[Any]:
         """Return all objects that match. Raises KernelError."""
@@ -108,11 +112,15 @@ class Socket:
         return self._answers(_encode(kind, fields, attributes, flags, self._sequence), flags, _decoded)
 
     def _answers(self, request: bytes, flags: int, decode: Callable[[bytes], Any]) -> Iterator[Any]:
+        interrupted = False
         try:
             self._raw.send(request)
             while True:
                 for message in _split(self._raw.recv(_SIZE)):
+                    interrupted |= self._is_interrupted(message)
                     answer, last = self._read(message, decode)
+                    if last and interrupted:  # not before: until its end the kernel begins no other dump (EBUSY)
+                        raise Interrupted(errno.EINTR, "")
                     if answer is not None:
                         yield answer
                     if last or (answer is not None and not flags & (DUMP | ACK)):
@@ -121,14 +129,18 @@ class Socket:
             raise KernelError(errno.ETIMEDOUT, "the kernel did not answer") from None
         except OSError as problem:
             raise KernelError(problem.errno or errno.EIO, "netlink socket") from None
+        except (struct.error, NetlinkDecodeError) as problem:
+            raise KernelError(errno.EBADMSG, str(problem)) from None
+
+    def _is_interrupted(self, message: bytes) -> bool:
+        _, _, flags, sequence, _ = _HEADER.unpack_from(message)
+        return bool(flags & DUMP_INTERRUPTED) and sequence == self._sequence
 
     def _read(self, message: bytes, decode: Callable[[bytes], Any]) -> tuple[Any, bool]:
         """Return (object or None, whether that was the last of the answer)."""
         _, kind, flags, sequence, _ = _HEADER.unpack_from(message)
         if sequence != self._sequence or kind == _NOOP:
             return None, False  # left over from a request that was given up
-        if flags & DUMP_INTERRUPTED:
-            raise Interrupted(errno.EINTR, "")
         if kind in (_ERROR, _DONE):
             _raise_refusal(message, flags, kind)
             return None, True
@@ -240,7 +252,10 @@ def _encode(kind: int, fields: Mapping[str, Any], attrs: Sequence[tuple[str, Any
 
 
 def _codec(kind: int) -> Any:
-    return next(codec for kinds, codec in _KINDS.items() if kind in kinds)
+    for kinds, codec in _KINDS.items():
+        if kind in kinds:
+            return codec
+    raise KernelError(errno.EBADMSG, f"message of kind {kind}")
 
 
 def _split(data: bytes) -> Iterator[bytes]:
@@ -253,6 +268,8 @@ def _split(data: bytes) -> Iterator[bytes]:
 
 def _raise_refusal(message: bytes, flags: int, kind: int) -> None:
     code = -struct.unpack_from("=i", message, _HEADER.size)[0] if len(message) >= _HEADER.size + 4 else 0
+    if not 0 <= code <= _LAST_ERRNO:
+        raise KernelError(errno.EBADMSG, f"error {code}")
     if code:
         raise KernelError(code, _explanation(message, flags, kind))
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from agent import cri, netns
 from agent.journal import Journal
 from agent.model import ContainerID, Namespace, NotReady, Origin, Pod, Refused
+from cni import errors
 
 LEAVING_S = 600.0  # how long a sandbox that was ended may still be listed as living
 HOST_NETWORK = "the pod uses the node's own network, which is never changed"
@@ -88,6 +89,11 @@ class Sandboxes:
             known = self._known.get(pod)
         return known.id if known else ""
 
+    def inodes(self, containers: Collection[ContainerID]) -> frozenset[int]:
+        """Return the inodes of these sandboxes' network namespaces, as far as they are known; asks nobody."""
+        with self._lock:
+            return frozenset(one.namespace.inode for one in self._known.values() if one.id in containers)
+
     def refresh(self) -> Collection[ContainerID] | None:
         """Learn all sandboxes of the node ahead of need; return the IDs of the living ones, None if unknown."""
         if self._runtime is None:
@@ -105,7 +111,7 @@ class Sandboxes:
                     self._learn(_pod(one), listed)
                 except Refused:
                     continue  # its own passes say so
-                except cri.RuntimeUnavailable as problem:
+                except (cri.RuntimeUnavailable, NotReady) as problem:
                     log.warning("sandbox %s of %s/%s: %s", one.id, one.namespace, one.name, problem)
         self._drop({_pod(one) for one in ready})
         return {one.id for one in ready}
@@ -171,6 +177,8 @@ class Sandboxes:
                 return Sandbox(container_id, netns.identify(fd, path))
         except OSError:
             return None  # stopped between the runtime's answer and now
+        except errors.CNIError as problem:
+            raise NotReady("NodeError", str(problem)) from None
 
 
 def _pod(one: cri.Sandbox) -> Pod:

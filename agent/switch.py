@@ -53,3 +53,14 @@ class RemovePort:
     database: str
     name: str
     owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPort:
+    """Anybody's port whose one interface is to be a link of the node. `there`: whether there is such a link."""
+
+    database: str
+    bridge: str
+    name: str
+    external_ids: Mapping[str, str]
+    there: bool

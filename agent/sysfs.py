@@ -33,9 +33,11 @@ def device(root: Path, identifier: str) -> Hardware | None:
 
 def at(root: Path, path: str) -> Hardware | None:
     """Return the device at a path below /sys/devices; None where it leads elsewhere, or to nothing."""
+    if not path.startswith("/sys/devices/") or "\0" in path:
+        return None
     below = (root / "devices").resolve()
     place = (root / path.removeprefix("/sys/")).resolve()
-    return _hardware(place) if path.startswith("/sys/devices/") and place.is_relative_to(below) else None
+    return _hardware(place) if place.is_relative_to(below) else None
 
 
 def behind(root: Path, bus: str, name: str) -> Hardware | None:

@@ -7,19 +7,25 @@ Rules
    has read the last time would else be missed.
 2. One attachment of each configuration comes first: with it what it shares is whole, and the others have little to do.
 3. What cannot be mended is told once, and again when the reason is another one.
+4. What a runtime attached without an annotation's asking has no pass. Where others were at work on the node
+   (agent.drift) its node's side is repaired here, as late as agent.repairs says; its pod's side is the runtime's.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent import network
 from agent.device import TYPE, Native
+from agent.inspection import Inspector
 from agent.journal import Journal
-from agent.model import Key, Record
+from agent.locks import Locks
+from agent.model import Key, NotReady, Origin, Phase, Record
+from agent.repairs import Repairs
 from cni import errors
 
 PERIOD_S = 20.0
@@ -30,9 +36,13 @@ log = logging.getLogger(__name__)
 class Upkeep:
     """A thread that mends."""
 
-    def __init__(self, journal: Journal, native: Native) -> None:
+    def __init__(self, journal: Journal, native: Native, inspector: Inspector, locks: Locks) -> None:
         self._journal = journal
         self._native = native
+        self._inspector = inspector
+        self._locks = locks
+        self._suspects: set[Key] = set()  # rule 4
+        self._repairs = Repairs()
         self._wake = threading.Event()
         self._closing = False
         self._told: dict[Key, str] = {}
@@ -47,6 +57,12 @@ class Upkeep:
         """Look at everything now."""
         self._wake.set()
 
+    def look(self, records: Collection[Record]) -> None:
+        """Have a look at these (rule 4)."""
+        self._suspects |= {record.key for record in records}
+        if records:
+            self._wake.set()
+
     def close(self) -> None:
         """Finish what is under way."""
         self._closing = True
@@ -60,9 +76,36 @@ class Upkeep:
             if self._closing:
                 return
             try:
+                self._look_at_all()
                 self._mend_all()
             except Exception:
                 log.exception("upkeep")  # the next look may fare better
+
+    def _look_at_all(self) -> None:
+        now, suspects = time.monotonic(), self._suspects.copy()
+        for key in suspects:
+            if self._repairs.not_before(key, now) > now:
+                continue  # has its turn when the thread wakes by itself
+            self._suspects.discard(key)
+            with self._locks.held({key.container_id}):
+                record = self._journal.record(key)
+                if record is not None and record.origin is Origin.RUNTIME and record.phase is Phase.ATTACHED:
+                    self._look(record, now)
+        self._repairs.keep({record.key for record in self._journal.records()})
+
+    def _look(self, record: Record, now: float) -> None:
+        try:
+            found = self._inspector.look(record, shared=True, repair=False)
+            if found.differences and not found.problem and self._inspector.repairs(record):
+                self._repairs.tried(record.key, now, "")
+                found = self._inspector.look(record, shared=True, repair=True)
+        except (NotReady, errors.CNIError) as problem:
+            log.warning("%s: cannot be looked at: %s", record.key, problem)
+            return
+        if not found.differences:
+            self._repairs.well(record.key, now)
+        elif self._repairs.drifted(record.key, found.differences, found.problem):
+            log.warning("%s has drifted: %s: %s", record.key, "; ".join(found.differences), found.problem or "repaired")
 
     def _mend_all(self) -> None:
         problems = {

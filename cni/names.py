@@ -36,6 +36,8 @@ def ifname_fault(name: str) -> str:
         return "is empty"
     if len(name.encode("utf-8", "replace")) > IFNAME_BYTES:
         return f"is longer than {IFNAME_BYTES} bytes"
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a variable: they could be told to nobody
+        return "is not UTF-8"
     if name in {".", ".."}:
         return "is a directory name"
     if any(letter in "/:\0" or letter.isspace() for letter in name):

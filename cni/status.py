@@ -64,7 +64,9 @@ def merge(current: str | None, ours: Sequence[Mapping[str, Any]], released: Coll
     placed: set[str] = set()
     for item in before:
         name = _interface(item)
-        if name in wanted and name not in placed:
+        if not name:
+            after.append(item)
+        elif name in wanted and name not in placed:
             after.append(_replaced(item, wanted[name]))
             placed.add(name)
         elif name not in wanted and name not in released:

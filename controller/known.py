@@ -70,13 +70,18 @@ class Table(Generic[K, T]):
         if old is not None:
             self._tell(key, old, None)
 
-    def refresh(self, item: T) -> None:
-        """Take over what a read or a write answered. It brings back nothing that was deleted, and calls nobody."""
+    def refresh(self, item: T) -> T | None:
+        """Take over what a read or a write answered. It brings back nothing that was deleted, and calls nobody.
+
+        Return what it has replaced, which is all that the watch will not tell of any more; None: nothing.
+        """
         key = self._key(item)
         with self._lock:
             old = self._items.get(key)
-            if old is not None and _is_newer(item, old):
-                self._items[key] = item
+            if old is None or not _is_newer(item, old):
+                return None
+            self._items[key] = item
+            return old
 
     def _tell(self, key: K, old: T | None, new: T | None) -> None:
         try:

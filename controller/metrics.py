@@ -25,6 +25,8 @@ WATCHES = Counter("hotnic_controller_watch_restarts_total", "Watches taken up an
 QUEUE = Gauge("hotnic_controller_queue_depth", "Pods that wait for a worker")
 LEADING = Gauge("hotnic_controller_leading", "Whether this one holds the lease of the cluster role")
 
+CALLER_S = 10.0  # a caller that sends or reads nothing must not hold its thread
+
 log = logging.getLogger(__name__)
 
 Check = Callable[[], tuple[str, ...]]
@@ -47,6 +49,8 @@ def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
         raise ValueError(f"--metrics-address {address}: is not HOST:PORT")
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = CALLER_S
+
         def do_GET(self) -> None:
             match self.path:
                 case "/metrics":

@@ -7,8 +7,8 @@ Rules
 1. Without isolation every pod may use every NetworkAttachmentDefinition.
 2. With it, a pod may use those of its own namespace and of the global ones; the global ones are `default` unless
    they are named.
-3. A key that is not known is an error: a typo must not open the cluster. `rules` is the agent's part of the same
-   file (agent.policy): what a network may make of the node.
+3. A key that is not known is an error: a typo must not open the cluster. `rules` and `drift` are the agent's part
+   of the same file (agent.policy): what a network may make of the node, and whether it is repaired.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 _DEFAULT_GLOBAL = ("default",)
+# besides its own error the library raises what comes, for a date or a number that is none
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class PolicyError(ValueError):
@@ -38,13 +40,13 @@ def parse(text: str) -> Policy:
     """Return the policy that a YAML document is. Raises PolicyError."""
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
+    except _NO_YAML as problem:
         raise PolicyError(f"not YAML: {problem}") from None
     if document is None:
         return Policy()
     if not isinstance(document, dict):
         raise PolicyError("not a mapping of keys to values")
-    if unknown := sorted(set(document) - {"namespaceIsolation", "globalNamespaces", "rules"}, key=str):
+    if unknown := sorted(set(document) - {"namespaceIsolation", "globalNamespaces", "rules", "drift"}, key=str):
         raise PolicyError(f"unknown key {unknown[0]!r}")
     isolated = document.get("namespaceIsolation", False)
     if not isinstance(isolated, bool):

@@ -279,9 +279,7 @@ class Reconciler:
         except Unavailable:
             self._doubtful[pod.ref] = news
             raise
-        self.pods.refresh(newer)
-        if not _asks_the_same(pod, newer):
-            self._pod_changed(pod, newer)  # the watch will not bring what the answer to our write has shown already
+        self._refresh(newer)
         self._tell(newer, news)
         return True
 
@@ -301,9 +299,17 @@ class Reconciler:
         found = self._cluster.find(pod.ref)
         if found is None or found.ref != pod.ref:
             return  # the watch will say so
-        self.pods.refresh(found)
-        if not _asks_the_same(pod, found):
-            self._pod_changed(pod, found)
+        self._refresh(found)
+
+    def _refresh(self, pod: Pod) -> None:
+        """Take over an answer, and the edits in it: the watch will not bring what it has shown already.
+
+        Edits are told from what was known until now. The pod that a pass began with may be older: a wish that was taken
+        back since then, and made again, would look like none.
+        """
+        known = self.pods.refresh(pod)
+        if known is not None and not _asks_the_same(known, pod):
+            self._pod_changed(known, pod)
 
     # -- what a pass needs to know ----------------------------------------------------------------------------------
 

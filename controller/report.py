@@ -5,20 +5,21 @@ Rules
    a retry that ends as the one before writes nothing.
 2. network-status has what is attached, and loses what is released; entries of others stay. It is never read back as
    truth, only compared with.
-3. The condition is True when everything asked for is attached and everything else is gone. A pod that never asked
-   for anything has none.
+3. The condition is True when everything asked for is attached, as it was made, and everything else is gone. A pod that
+   never asked for anything has none.
 4. One event for all interfaces, its reason that of the gravest clause: rejected, failed to add, failed to remove,
-   added, removed. Waiting is no failure: what was not tried yet makes no clause.
+   changed by somebody, repaired, added, removed. Waiting is no failure: what was not tried yet makes no clause.
+5. What somebody had changed and the agent has repaired stays in the condition's message for as long as the agent says
+   it, so that rule 1 holds for its event too.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cni import multinet, result
+from cni import errors, jsontext, multinet, result
 from cni.status import by_interface
 from controller.desired import NETWORK_NOT_FOUND, Desired, Malformed, NotApplicable, Refusal, Wish
 from controller.model import NETWORKS, Condition, Event, Guest, Outcome, Pod, Progress, State
@@ -31,12 +32,14 @@ _GRAVITY = (
     "InterfaceAddRejected",
     "FailedAddingInterface",
     "FailedRemovingInterface",
+    "Drifted",
+    "DriftRepaired",
     "AddedInterface",
     "RemovedInterface",
 )
-_REJECTED, _FAILED_ADDING, _FAILED_REMOVING, _ADDED, _REMOVED = range(len(_GRAVITY))
+_REJECTED, _FAILED_ADDING, _FAILED_REMOVING, _DRIFTED, _REPAIRED, _ADDED, _REMOVED = range(len(_GRAVITY))
 _VISIBLE = "GuestVisible"
-_STATES = (State.REFUSED, State.PENDING, State.DETACHING)
+_STATES = (State.REFUSED, State.PENDING, State.DETACHING, State.ATTACHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ def _of_outcome(pod: Pod, wish: Desired, outcome: Outcome, now: str) -> Report:
     is_known = bool(pod.condition or lacks or attached)
     if pod.condition is None and not wish.refusals and _only_waits(outcome):
         is_known = False  # a pod that is being started: its own phase says so, and True follows within a second
-    condition = _condition(pod, lacks, attached, now) if is_known else None
+    repaired = [_lacking(pod, one) for one in outcome.attachments if _is(one, _REPAIRED)]
+    condition = _condition(pod, lacks, attached, now, repaired) if is_known else None
     status, clauses = _status(pod, outcome)
     if condition:
-        clauses += _news(pod, lacks)
+        clauses += _news(pod, [*lacks, *repaired])
     return Report(status, condition, _event(pod, clauses))
 
 
@@ -125,9 +129,13 @@ def _only_waits(outcome: Outcome) -> bool:
 
 def _is_lacking(one: Progress, wish: Desired) -> bool:
     if one.state is State.ATTACHED:
-        return False
+        return _is(one, _DRIFTED)
     hold = wish.attachments[one.position].hold if 0 <= one.position < len(wish.attachments) else None
     return hold is None or hold.state is not State.REFUSED  # those are refusals of ours, told as such
+
+
+def _is(one: Progress, reason: int) -> bool:
+    return one.state is State.ATTACHED and one.reason == _GRAVITY[reason]
 
 
 def _refused(pod: Pod, refusal: Refusal) -> _Lack:
@@ -143,6 +151,9 @@ def _lacking(pod: Pod, one: Progress) -> _Lack:
 
 def _failure(pod: Pod, one: Progress) -> _Clause | None:
     network = _short(pod, one.network)
+    for gravity, what in ((_DRIFTED, "is not as it was attached"), (_REPAIRED, "had been changed and is repaired")):
+        if one.reason == _GRAVITY[gravity]:
+            return _Clause(gravity, f"interface{_spaced(one.interface)} to network: {network} {what}: {one.message}")
     match one.state:
         case State.REFUSED:
             return _Clause(_REJECTED, _will_not(pod, one.interface, one.network, one.message))
@@ -187,10 +198,18 @@ def _status(pod: Pod, outcome: Outcome | None) -> tuple[str | None, list[_Clause
 
 def _entry(one: Progress) -> dict[str, Any] | None:
     """Return the status entry of what is there: a result is only given for a whole attachment."""
-    if not one.result or one.position < 0:
+    if not one.result or one.position < 0 or not one.interface:
         return None
-    entry = multinet.status_entry(one.network, one.interface, result.decode(json.loads(one.result)))
+    entry = multinet.status_entry(one.network, one.interface, _result(one))
     return {**entry, multinet.IN_VM: _told(one.guest)} if one.guest else entry
+
+
+def _result(one: Progress) -> result.Result:
+    """Of what was adopted it is another program's: one that cannot be read must not keep all else from being told."""
+    try:
+        return result.decode(jsontext.loads(one.result))
+    except (ValueError, errors.CNIError):
+        return result.Result()
 
 
 def _leaving(one: Progress, before: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
@@ -221,7 +240,7 @@ def _in_vm(entry: dict[str, Any]) -> dict[str, Any]:
 def _added(pod: Pod, entry: dict[str, Any]) -> _Clause:
     details = [f"ips: [{', '.join(entry['ips'])}]"] if entry.get("ips") else []
     details += [f"mac: {entry['mac']}"] if entry.get("mac") else []
-    network = _short(pod, entry["name"])
+    network = _short(pod, entry.get("name", ""))
     suffix = f"({', '.join(details)})" if details else ""
     guest = _in_vm(entry)
     if guest.get("state") == _VISIBLE:
@@ -239,16 +258,19 @@ def _removed(pod: Pod, before: dict[str, dict[str, Any]], after: dict[str, dict[
 # -- the condition ----------------------------------------------------------------------------------------------
 
 
-def _condition(pod: Pod, lacks: Sequence[_Lack], attached: int, now: str) -> Condition | None:
+def _condition(
+    pod: Pod, lacks: Sequence[_Lack], attached: int, now: str, repaired: Sequence[_Lack] = ()
+) -> Condition | None:
     """Return the condition, None where it stays."""
     old = pod.condition
     if lacks:
         gravest = min(lacks, key=lambda lack: _STATES.index(lack.state))
-        message = shortened("; ".join(lack.text for lack in lacks), MESSAGE_BYTES)
+        said = [lack.text for lack in lacks]
         ready, reason = False, gravest.reason
     else:
         ready, reason = True, "AllAttached" if attached else "NoNetworks"
-        message = f"attached: {attached}" if attached else ""
+        said = [f"attached: {attached}"] if attached else []
+    message = shortened("; ".join((*said, *(one.text for one in repaired))), MESSAGE_BYTES)
     since = old.since if old and old.ready == ready else now
     condition = Condition(ready, reason, message, since)
     return None if condition == old else condition
@@ -269,7 +291,7 @@ def _event(pod: Pod, clauses: Sequence[_Clause]) -> Event | None:
     ordered = sorted(clauses, key=lambda clause: clause.gravity)  # the gravest survive the shortening
     text = f"pod [{pod.ref}]: {'; '.join(clause.text for clause in ordered)}"
     gravity = ordered[0].gravity
-    return Event(_GRAVITY[gravity], shortened(text, EVENT_BYTES), warning=gravity <= _FAILED_REMOVING)
+    return Event(_GRAVITY[gravity], shortened(text, EVENT_BYTES), warning=gravity <= _DRIFTED)
 
 
 def _place(interface: str, network: str) -> str:

@@ -92,7 +92,7 @@ def kubevirt_from(document: Raw) -> KubeVirt:
     metadata, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     settings = spec.get("configuration") or {}
     gates = (settings.get("developerConfiguration") or {}).get("featureGates") or ()
-    version = re.match(r"v?(\d+)\.(\d+)", status.get("observedKubeVirtVersion") or "")
+    version = re.match(r"v?(\d{1,9})\.(\d{1,9})", status.get("observedKubeVirtVersion") or "")
     is_live = settings.get("vmRolloutStrategy", "LiveUpdate") == "LiveUpdate"
     migrates = "LiveMigrate" in ((spec.get("workloadUpdateStrategy") or {}).get("workloadUpdateMethods") or ())
     knows = "LiveUpdateNADRef" in gates or (

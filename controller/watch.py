@@ -77,14 +77,15 @@ def _cut(raw: bytes) -> bytes:
 
 def changes(chunks: Iterable[bytes]) -> Iterator[Change]:
     """Yield the changes in a stream, each as soon as its line is complete."""
-    rest = b""
+    rest = bytearray()
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n") if b"\n" in chunk else (rest + chunk,)
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, left = bytes(rest).split(b"\n")
+            rest = bytearray(left)
+            yield from (process_line(line) for line in lines if line)
         if len(rest) > MAX_LINE:
             raise Broken(f"a line of more than {MAX_LINE} bytes")
-        for line in lines:
-            if line:
-                yield process_line(line)
 
 
 def process_line(line: bytes) -> Change:
@@ -99,7 +100,9 @@ def process_line(line: bytes) -> Change:
         raise Broken(f"no watch event: {problem!r} in {line[:80]!r}") from None
 
 
-def _error(status: Mapping[str, Any]) -> Exception:
+def _error(status: Any) -> Exception:
+    if not isinstance(status, Mapping):
+        return Broken(f"the API server ends the watch: {status!r:.80}")
     if status.get("code") == _GONE:
         return Expired(status.get("message"))
     return Broken(f"the API server ends the watch: {status.get('message')}")

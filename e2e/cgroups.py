@@ -123,8 +123,13 @@ def lanes() -> tuple[LaneId, ...]:
 
 def remove(lane: LaneId, timeout: float = 10) -> bool:
     """Remove the lane's subtrees; False if processes were still in them after `timeout` seconds."""
+    return remove_below(hierarchies(), f"{PREFIX}{lane}", timeout)
+
+
+def remove_below(below: tuple[Hierarchy, ...], path: str, timeout: float = 10) -> bool:
+    """Remove the cgroup `path` of every hierarchy with all in it; False as `remove`."""
     deadline = time.monotonic() + timeout
-    tops = [h.top / f"{PREFIX}{lane}" for h in hierarchies()]
+    tops = [hierarchy.top / path for hierarchy in below]
     while remaining := [top for top in tops if not _removed(top)]:
         if time.monotonic() > deadline:
             return False

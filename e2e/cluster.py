@@ -56,9 +56,10 @@ class Cluster:
             raise RuntimeError(f"kubectl {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def token(self, namespace: str, serviceaccount: str) -> str:
-        """Return a token of the ServiceAccount, good for a day."""
-        return self.kubectl("create", "token", serviceaccount, "-n", namespace, "--duration=24h").strip()
+    def token(self, namespace: str, serviceaccount: str, node: str = "") -> str:
+        """Return a token of the ServiceAccount, good for a day; with `node` one bound to that, as a pod's is."""
+        bound = ("--bound-object-kind=Node", f"--bound-object-name={node}") if node else ()
+        return self.kubectl("create", "token", serviceaccount, "-n", namespace, "--duration=24h", *bound).strip()
 
     def kubeconfig_for_token(self, token: str) -> Path:
         """Write a kubeconfig that has exactly the token's rights, readable in the lane and on its nodes."""

@@ -47,7 +47,7 @@ class Demo:
     def run(self) -> None:
         started = time.monotonic()
         say("a real etcd, kube-apiserver, controller manager, scheduler, containerd and kubelet are up",
-            "now hotnic: its manifests are applied, and on the node run the agent (privileged, no API credentials)",
+            "now hotnic: its manifests are applied, and on the node run the agent (no API credentials)",
             "and the node controller (with its ServiceAccount's token, without privileges)")  # fmt: skip
         self.product.install()
         self.product.start()

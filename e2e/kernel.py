@@ -58,6 +58,11 @@ def set_hostname(name: str) -> None:
     _checked(_libc.sethostname(encoded, len(encoded)), "sethostname")
 
 
+# Before a command, where the process that starts it may have threads of gRPC: with `preexec_fn` Python forks by its own
+# hooks, and those threads run on in the child, and may end it.
+ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 def die_with_parent() -> None:
     """Have this process killed as soon as the thread that forked it ends."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl PDEATHSIG")

@@ -10,6 +10,11 @@ def native(bridge: str, **more: Any) -> dict[str, Any]:
     return {"cniVersion": "1.1.0", "type": "hotnic", "device": "bridge", "bridge": bridge, **more}
 
 
+def device(kind: str, **more: Any) -> dict[str, Any]:
+    """A network of another kind of hotnic's own."""
+    return {"cniVersion": "1.1.0", "type": "hotnic", "device": kind, **more}
+
+
 def reference_bridge(bridge: str, subnet: str = "", **more: Any) -> dict[str, Any]:
     """The reference bridge plugin, with host-local where a subnet is given."""
     ipam = {"ipam": {"type": "host-local", "subnet": subnet}} if subnet else {}
@@ -41,14 +46,14 @@ fail) [ "$CNI_COMMAND" = ADD ] && { echo '{"code":11,"msg":"recorder says no"}';
 slow) [ "$CNI_COMMAND" = ADD ] && sleep 2;;
 hang) [ "$CNI_COMMAND" = ADD ] && { setsid sleep 600 & sleep 600; };;
 esac
-ns=$(basename "$CNI_NETNS")
+inside() { nsenter --net="$CNI_NETNS" "$@"; }  # and not ip netns exec, which mounts: agents may not
 case "$CNI_COMMAND" in
 ADD)
-  ip netns exec $ns ip link add "$CNI_IFNAME" type bridge || { echo '{"code":7,"msg":"recorder cannot add"}'; exit 1; }
-  ip netns exec $ns ip link set "$CNI_IFNAME" up
+  inside ip link add "$CNI_IFNAME" type bridge || { echo '{"code":7,"msg":"recorder cannot add"}'; exit 1; }
+  inside ip link set "$CNI_IFNAME" up
   [ "$do" = litter ] && { echo '{"code":11,"msg":"recorder gives up half-way"}'; exit 1; }
   echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"'$CNI_NETNS'"}]}';;
-DEL) [ -n "$CNI_NETNS" ] && [ "$do" != litter ] && ip netns exec $ns ip link del "$CNI_IFNAME" 2>/dev/null;;
+DEL) [ -n "$CNI_NETNS" ] && [ "$do" != litter ] && inside ip link del "$CNI_IFNAME" 2>/dev/null;;
 esac
 exit 0
 """

@@ -175,11 +175,12 @@ class Node:
             self.exec(runtimes.chosen().load(archive))
 
     def power_off(self) -> None:
-        """End the node as a power cut does."""
+        """End the node as a power cut does, which leaves no cgroup either: kubelet would look into them for minutes."""
         init = os.pidfd_open(self.init)
         signal.pidfd_send_signal(init, signal.SIGKILL)
         kernel.has_ended(init, 20)
         os.close(init)
+        cgroups.remove_below(cgroups.hierarchies(), self.name)
         subprocess.run(["ip", "link", "del", self.name], capture_output=True, check=False)
 
     def reboot(self) -> None:

@@ -18,6 +18,7 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "gcc": "/usr/bin/gcc",
         "iproute2": "/sbin/ip",
         "libc6-dev": "/usr/include/stdlib.h",
+        "libfaketime": "/usr/share/doc/libfaketime/copyright",
         "nftables": "/usr/sbin/nft",
         "openssl": "/usr/bin/openssl",
         "podman": "/usr/bin/podman",

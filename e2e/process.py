@@ -7,6 +7,7 @@ Rule 2: its exit status is nsenter's, which ends as the process did, by the same
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,11 @@ class Process:
     def of(cls, entered: subprocess.Popen[bytes], log: Path) -> "Process":
         """Wrap the nsenter that starts the process."""
         return cls(entered, services.inner_pid(entered), log)
+
+    def again(self, env: Mapping[str, str] | None = None) -> "Process":
+        """Start the same command line once more, whatever became of this one; `env` is added to ours."""
+        argv: tuple[str, ...] = self.entered.args  # type: ignore[assignment]
+        return Process.of(services.launch(argv, self.log, {**os.environ, **(env or {})}), self.log)
 
     def poll(self) -> int | None:
         """Return the exit status, None while it runs."""

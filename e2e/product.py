@@ -1,7 +1,10 @@
 """hotnic on the lane's nodes: the two processes of the DaemonSet, with exactly the rights of the manifests.
 
 Rule 1: the controller uses a token of its ServiceAccount, never an administrator's.
-Rule 2: RBAC, namespace, definition of the NetworkAttachmentDefinition and policy come from manifests/, unchanged.
+Rule 2: RBAC, admission, namespace, definition of the NetworkAttachmentDefinition and policy come from manifests/,
+        unchanged.
+Rule 3: capabilities, seccomp profile and no_new_privs are those of the DaemonSet's containers (e2e.rights). Mounts and
+        the controller's user are not, as there is no image yet: e2e/tests/test_privileges.py has the DaemonSet itself.
 """
 
 import os
@@ -14,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from e2e import rights
 from e2e.cluster import Cluster
 from e2e.node import Node
 from e2e.process import Process
@@ -74,7 +78,9 @@ class Product:
         """Start the node's agent and wait for its sockets."""
         arguments = ["--cri", f"unix://{node.cri_socket}", "--metrics-address", METRICS["agent"],
                      "--policy", "/etc/hotnic/policy.yaml", *self.agent_arguments]  # fmt: skip
-        process = node.popen([str(BIN / "hotnic-agent"), *arguments], log=self.log("agent", node))
+        may = rights.of("agent")
+        argv = (str(BIN / "hotnic-agent"), *arguments, "--controller-group", str(may.group))
+        process = node.popen(may.command(argv), log=self.log("agent", node))
         self.agents[node.name] = process
         # a predecessor's sockets may still be there: what counts is one that answers
         self._serves(process, lambda: self.metrics(node, "agent", "/healthz") == "ok\n")
@@ -82,10 +88,11 @@ class Product:
 
     def start_controller(self, node: Node) -> Process:
         """Start the node's controller and wait until it is ready."""
-        token = self.cluster.token(NAMESPACE, SERVICE_ACCOUNT)
+        token = self.cluster.token(NAMESPACE, SERVICE_ACCOUNT, node.name)
         arguments = ["node", "--node-name", node.name, "--kubeconfig", str(self.cluster.kubeconfig_for_token(token)),
                      "--policy", "/etc/hotnic/policy.yaml", "--metrics-address", METRICS["controller"]]  # fmt: skip
-        process = node.popen([str(BIN / "hotnic-controller"), *arguments], log=self.log("controller", node))
+        command = rights.of("controller").command((str(BIN / "hotnic-controller"), *arguments))
+        process = node.popen(command, log=self.log("controller", node))
         self.controllers[node.name] = process
         self._serves(process, lambda: self.metrics(node, "controller", "/readyz") == "ok\n")
         return process

@@ -14,6 +14,7 @@ from e2e.progress import say
 # Groups need different nodes: with Multus, the CNI of every pod is another one. Each: container runtime, tests.
 LANES = {
     "hotnic alone": (runtimes.DEBIAN, "e2e/tests"),
+    "reboot and soak": (runtimes.DEBIAN, "e2e/reboot"),
     "beside Multus": (runtimes.DEBIAN, "e2e/multus"),
     "other callers": (runtimes.DEBIAN, "e2e/callers"),
     "containerd 2": ("containerd2", "e2e/cri"),

@@ -267,8 +267,7 @@ def started(folder: Path, machine: str = "q35", *, prefix: Sequence[str] = (), *
     (folder / "console.log").touch()
     with (folder / "qemu.log").open("wb") as log:
         guest = Guest(folder, subprocess.Popen(
-            line, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
+            [*kernel.ENDS_WITH_PARENT, *line], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         ))  # fmt: skip
     try:
         guest.connect()

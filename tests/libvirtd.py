@@ -162,9 +162,8 @@ def running(folder: Path, netns: str, user: int = USER, hostname: str = "node1")
     command = ["ip", "netns", "exec", Path(netns).name, *namespaces, sys.executable, str(_HERE), json.dumps(settings)]
     with (folder / "libvirtd.log").open("wb") as log:
         init = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": str(_HERE.parents[1])},
+            [*kernel.ENDS_WITH_PARENT, *command], env={**os.environ, "PYTHONPATH": str(_HERE.parents[1])},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
         )  # fmt: skip
     for file in ("console.log", "qemu.log"):
         (folder / file).touch()

@@ -86,13 +86,33 @@ def running(folder: Path, datapath: Datapath) -> Iterator[OpenVSwitch]:
         database = ["ovsdb-server", f"--remote=p{switch.remote}", f"--unixctl={folder}/ovsdb.ctl", f"{folder}/conf.db"]
         daemons.enter_context(_daemon(database, env, folder / "ovsdb.log", switch.socket))
         switch.vsctl("--no-wait", "init")
-        vswitchd = str(package / "usr/lib/openvswitch-switch/ovs-vswitchd")
-        command = [vswitchd, f"--unixctl={folder}/vswitchd.ctl", switch.remote]
-        if datapath == "netdev":
-            command.insert(1, "--disable-system")
-        process = daemons.enter_context(_daemon(command, env, folder / "vswitchd.log", folder / "vswitchd.ctl"))
+        daemons.enter_context(_vswitchd(switch))
+        yield switch
+
+
+@contextmanager
+def restarted(switch: OpenVSwitch) -> Iterator[None]:
+    """End the switch's daemon as a package's update does, and start another, which serves in the body of a `with`."""
+    switch.appctl("exit")
+    control = switch.folder / "vswitchd.ctl"
+    give_up = time.monotonic() + _START_S
+    while control.is_socket():
+        assert time.monotonic() < give_up, "the daemon does not end"
+        time.sleep(0.02)
+    with _vswitchd(switch):
+        yield
+
+
+@contextmanager
+def _vswitchd(switch: OpenVSwitch) -> Iterator[None]:
+    folder = switch.folder
+    daemon = str(debs.unpacked(*debs.OPENVSWITCH) / "usr/lib/openvswitch-switch/ovs-vswitchd")
+    command = [daemon, f"--unixctl={folder}/vswitchd.ctl", switch.remote]
+    if switch.datapath == "netdev":
+        command.insert(1, "--disable-system")
+    with _daemon(command, _environment(folder), folder / "vswitchd.log", folder / "vswitchd.ctl") as process:
         try:
-            yield switch
+            yield
         finally:
             with suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
                 switch.appctl("exit", "--cleanup")  # else the bridges' own links stay in the namespace
@@ -103,8 +123,7 @@ def running(folder: Path, datapath: Datapath) -> Iterator[OpenVSwitch]:
 def _daemon(command: Sequence[str], env: dict[str, str], log: Path, ready: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
+            [*kernel.ENDS_WITH_PARENT, *command], env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
     try:
         give_up = time.monotonic() + _START_S

@@ -29,6 +29,8 @@ class Device(Protocol):
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset()  # besides those that every kind has (agent.options)
 
+    OWN_MAC: ClassVar[bool] = True  # False: where none is asked for the interface has another link's, and follows it
+
     interface: Interface  # in the pod; without what IPAM will say
 
     @abstractmethod
@@ -89,6 +91,10 @@ class Device(Protocol):
         doing, or follow what was told meanwhile. Nothing where the attachment itself is gone; `have` has no pod.
         """
         return ()
+
+    def is_contested(self, steps: tuple[Step, ...]) -> bool:
+        """Whether another attachment may want the opposite of a repair by these steps: then it is only told."""
+        return False
 
     def refuse_unready(self, have: Have) -> None:
         """Raise the CNIError that an ADD would meet on this node now, whatever the container (STATUS).

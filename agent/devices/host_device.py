@@ -232,7 +232,8 @@ def _function_wish(config: Mapping[str, Any], mac: str) -> VirtualFunction:
     vlan, qos = options.whole(config, "vlan", 0, 4094), options.whole(config, "vlanQoS", 0, 7)
     proto = _word(config, "vlanProto", _PROTOCOLS)
     if vlan is None and (qos is not None or proto is not None):
-        raise options.invalid("vlanQoS" if qos is not None else "vlanProto", qos or config["vlanProto"], "needs vlan")
+        key = "vlanProto" if qos is None else "vlanQoS"
+        raise options.invalid(key, config[key], "needs vlan")
     if vlan == 0 and (qos or proto == _PROTOCOLS["802.1ad"]):
         raise options.invalid("vlan", vlan, "means no VLAN, which has neither priority nor 802.1ad")
     least, most = (options.whole(config, f"{which}_tx_rate", 0, _MAX_RATE) for which in ("min", "max"))

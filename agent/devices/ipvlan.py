@@ -10,7 +10,7 @@ import errno
 
 from agent import links, options
 from agent.devices.master import OnMaster
-from agent.links import Attributes, Link, Refusals
+from agent.links import Attributes, Change, Link, Refusals, Step
 
 MODES = {"l2": 0, "l3": 1, "l3s": 2}
 _MODE = 1
@@ -33,6 +33,9 @@ class Ipvlan(OnMaster):
     def differences(self, pod: Link) -> tuple[str, ...]:
         is_right = links.number(pod.data, _MODE) == MODES[self._mode]
         return () if is_right else (f"interface {pod.name} is not in mode {self._mode}",)
+
+    def is_contested(self, steps: tuple[Step, ...]) -> bool:
+        return any(isinstance(step, Change) and step.data for step in steps)  # rule 1
 
     def refusals(self, master: Link) -> Refusals:
         return (

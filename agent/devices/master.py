@@ -40,6 +40,8 @@ _PLACES = {Where.NODE: "on the node", Where.IN_POD: "in the container"}
 class OnMaster(Device):
     """An interface of one kind on the master that the options `master` and `linkInContainer` name."""
 
+    OWN_MAC = False
+
     kind: str
     changeable = True  # the kernel changes `data` of a link that is there; where not, that is made anew
     interface: Interface

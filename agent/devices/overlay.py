@@ -111,7 +111,7 @@ class Overlay(Device):
         if host is None or have.pod is None:
             mtu = want.mtu or self._segment.default_mtu(have)
             return (self._pair.create(want, mtu, (("IFLA_MASTER", IndexOf(self._segment.bridge_name)),)),)
-        return self._master_steps(host, have)
+        return (*self._master_steps(host, have), *self._pair.repair(want, have))
 
     def _master_steps(self, host: Link, have: Have) -> tuple[Step, ...]:
         bridge = self._segment.bridge(have)

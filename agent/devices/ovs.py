@@ -144,9 +144,9 @@ def _socket(config: Mapping[str, Any]) -> str:
     """`socket_file`, with or without `unix:` before it. Raises CNIError 7 for what is no absolute path."""
     value = config.get("socket_file") or DATABASE
     path = value.removeprefix("unix:") if isinstance(value, str) else ""
-    if not path.startswith("/") or "\0" in path or len(path.encode()) > MAX_PATH:
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/") or len(path.encode()) > MAX_PATH:
         raise options.invalid(
-            "socket_file", value, f"must be the absolute path of a socket, of at most {MAX_PATH} bytes"
+            "socket_file", value, f"must be the absolute path of a socket, of at most {MAX_PATH} bytes, without .."
         )
     return path
 

@@ -24,7 +24,6 @@ from agent.links import (
     Address,
     Addresses,
     AddRoute,
-    Change,
     Have,
     Interface,
     Link,
@@ -91,8 +90,7 @@ class Veth(Device):
     def _pair_steps(self, want: Interface, have: Have) -> tuple[Step, ...]:
         host, name = self._pair.host(have), self._pair.host_name
         if host is not None and have.pod is not None:
-            changed = Change(name, attributes=options.mtu_attribute(want.mtu))
-            return (changed,) if _mtu_mismatch(want, host) else ()
+            return self._pair.repair(want, have)
         return (
             *(() if host is None else (Remove(host),)),  # its other end is not in the pod under its name any more
             self._pair.create(want, want.mtu),

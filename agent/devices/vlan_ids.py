@@ -15,10 +15,14 @@ def read(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     value = config.get(key) or []
     if not isinstance(value, list):
         raise options.invalid(key, value, "must be a list")
-    return tuple(sorted({number for item in value for number in _numbers(key, item)}))
+    listed = bytearray(MAX_ID + 1)  # marked range by range: a list may have many that are wide
+    for item in value:
+        for numbers in _numbers(key, item):
+            listed[numbers.start : numbers.stop] = b"\1" * len(numbers)
+    return tuple(number for number, is_listed in enumerate(listed) if is_listed)
 
 
-def _numbers(key: str, item: Any) -> Iterator[int]:
+def _numbers(key: str, item: Any) -> Iterator[range]:
     """Yield the IDs of one entry: `id`, the range from `minID` to `maxID`, or both."""
     if not isinstance(item, Mapping):
         raise options.invalid(key, item, "must be a list of objects")
@@ -28,8 +32,8 @@ def _numbers(key: str, item: Any) -> Iterator[int]:
     if single is None and low is None:
         raise options.invalid(key, dict(item), "must have id, or minID and maxID")
     if single is not None:
-        yield single
+        yield range(single, single + 1)
     if low is not None and high is not None:
         if low > high:
             raise options.invalid(key, dict(item), "has a minID above its maxID")
-        yield from range(low, high + 1)
+        yield range(low, high + 1)

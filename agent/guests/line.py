@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from agent.guests import reach
+from agent.model import NotReady
 
 ANSWER_BYTES = 8 << 20  # of all answers of one question
 _CHUNK = 65536
@@ -32,7 +33,7 @@ class Line:
     """One line. `at_end`: called by the line's thread as soon as it is cut, by whomever."""
 
     def __init__(self, daemon: socket.socket, at_end: Callable[[], None]) -> None:
-        """Take over the daemon's connected socket."""
+        """Take over the daemon's connected socket. Raises NotReady(VMUnreachable) where no thread is to be had."""
         self._daemon, self._at_end = daemon, at_end
         self._deadline: float | None = None
         self._left = ANSWER_BYTES
@@ -43,7 +44,12 @@ class Line:
         self._listener.bind(b"\0" + self.name[1:].encode().ljust(107, b"\0"))
         self._listener.listen(1)
         self._thread = threading.Thread(target=self._carry, name="line", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as problem:
+            self._listener.close()
+            daemon.close()
+            raise NotReady("VMUnreachable", f"no line to the daemon: {problem}") from None
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:

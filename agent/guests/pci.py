@@ -28,7 +28,13 @@ def ports(peripherals: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of the ports, in the order that people number them, from the list of /machine/peripheral."""
     kinds = {str(one.get("name")): _CHILD.fullmatch(str(one.get("type"))) for one in peripherals}
     found = [name for name, kind in kinds.items() if kind and kind[1] in PORT_KINDS]
-    return sorted(found, key=lambda name: [int(part) if part.isdecimal() else part for part in _NUMBER.split(name)])
+    return sorted(found, key=_as_people_number)
+
+
+def _as_people_number(name: str) -> list[tuple[int, str]]:
+    """Return what sorts rp2 before rp10. The number stays text: the machine may write one of any length."""
+    parts = _NUMBER.split(name)  # text and number by turns
+    return [(len(part.lstrip("0")), part) if position % 2 else (0, part) for position, part in enumerate(parts)]
 
 
 def is_taken(bus: Iterable[Mapping[str, Any]]) -> bool:
@@ -68,5 +74,6 @@ def place(parent_bus: str, addr: int) -> str:
 def is_full(buses: Iterable[Mapping[str, Any]]) -> bool:
     """Whether the old chipset's bus has no slot left, from `query-pci`, which shows that bus whole."""
     devices = next((bus.get("devices") for bus in buses if bus.get("bus") == 0), None)
-    used = {one.get("slot") for one in devices if isinstance(one, Mapping)} if isinstance(devices, list) else set()
+    slots = [one.get("slot") for one in devices if isinstance(one, Mapping)] if isinstance(devices, list) else []
+    used = {slot for slot in slots if isinstance(slot, int)}
     return len(used) >= _SLOTS

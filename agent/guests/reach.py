@@ -51,7 +51,14 @@ def connect(root: Path, path: str, deadline: float) -> socket.socket:
     if not _begin(container := _mount(folder)):
         os.close(folder)
         raise unreachable(path, _SILENT)
-    threading.Thread(target=_wait, args=(folder, container, path, given_up, outcome), name="reach", daemon=True).start()
+    arguments = (folder, container, path, given_up, outcome)
+    waiter = threading.Thread(target=_wait, args=arguments, name="reach", daemon=True)
+    try:
+        waiter.start()
+    except RuntimeError as problem:  # no thread is to be had
+        os.close(folder)
+        _end(container)
+        raise unreachable(path, str(problem)) from None
     try:
         found = outcome.get(timeout=max(0.0, deadline - time.monotonic()))
     except queue.Empty:
@@ -87,16 +94,20 @@ def _begin(container: str) -> bool:
         return True
 
 
+def _end(container: str) -> None:
+    with _lock:
+        _waiting[container] -= 1
+        if not _waiting[container]:
+            del _waiting[container]
+
+
 def _wait(folder: int, container: str, path: str, given_up: threading.Event, outcome: _Outcome) -> None:
     try:
         outcome.put(_connected(folder, path))
     except OSError as problem:
         outcome.put(problem)
     os.close(folder)
-    with _lock:
-        _waiting[container] -= 1
-        if not _waiting[container]:
-            del _waiting[container]
+    _end(container)
     if given_up.is_set():
         _close_late(outcome)
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from agent.cri import Runtime
-from e2e import audit, networks, primary_network, runtimes
+from e2e import audit, audit_command, networks, primary_network, runtimes
 from e2e.node import Node
 from e2e.pods import Api, Pod
 
@@ -199,6 +199,18 @@ def test_gc_collects_what_no_pod_has_and_nothing_else(ns, node, primary, product
         assert set(pod.interfaces()) == {"eth0", "x1"}
     finally:
         node.exec(["ip", "netns", "del", "stale-1"])
+
+
+def test_the_audit_leaves_what_lives_alone(ns, node):
+    """Each runtime has its own signs of life: what it lists, where its namespaces are, how it names control groups."""
+    store = f"live{ns.name.split('-')[0]}"
+    ns.network("ref", networks.reference_bridge("br-ref", "10.122.0.0/24", name=store))
+    pod = ns.pod("a", "ref@x1")
+    pod.wait_ready("x1")
+    before = (pod.interfaces(), audit.addresses(node, store))
+    audit_command.wait_clean(node)
+    assert audit_command.repair(node) == (0, [], "")
+    assert (pod.interfaces(), audit.addresses(node, store)) == before
 
 
 def test_what_a_runtime_forgets_to_remove_is_removed(ns, node, primary):

@@ -87,8 +87,8 @@ class Machine:
         late, asleep = threading.Event(), threading.Event()
         self.console.unlink(missing_ok=True)
         with subprocess.Popen(
-            self.command(), env=debs.environment(self.qemu), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            preexec_fn=kernel.die_with_parent,  # noqa: PLW1509 one prctl, no lock is taken
+            [*kernel.ENDS_WITH_PARENT, *self.command()], env=debs.environment(self.qemu),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         ) as process:  # fmt: skip
             timers: list[threading.Timer] = []
             try:  # at once: whoever is told to end just now must not wait for the guest

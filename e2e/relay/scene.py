@@ -20,6 +20,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from e2e import rights
 from e2e.cluster import Cluster
 from e2e.pods import NETWORKS, STATUS
 from e2e.product import BIN, NAMESPACE, REPOSITORY
@@ -88,8 +89,9 @@ class Controller:
         metrics = f"127.0.0.1:{9500 + number}"
         log = cluster.state / "log" / f"hotnic-cluster-{number}-{time.monotonic_ns()}.log"
         kubeconfig = cluster.kubeconfig_for_token(cluster.token(NAMESPACE, ACCOUNT))
-        command = [str(BIN / "hotnic-controller"), "cluster", "--kubeconfig", str(kubeconfig),
-                   "--lease-namespace", NAMESPACE, "--metrics-address", metrics, *arguments]  # fmt: skip
+        argv = (str(BIN / "hotnic-controller"), "cluster", "--kubeconfig", str(kubeconfig),
+                "--lease-namespace", NAMESPACE, "--metrics-address", metrics, *arguments)  # fmt: skip
+        command = rights.of("controller", rights.CLUSTER).command(argv)
         with log.open("wb") as file:
             process = subprocess.Popen(command, stdout=file, stderr=file)
         one = cls(process, log, metrics)

@@ -1,6 +1,7 @@
 """Stories of the engine: what is applied, what is done, what is told. Journal, plan, retries and workers are the real
 ones; runtime, namespaces and plugins are small fakes that keep what they are given."""
 
+import itertools
 import json
 import threading
 import time
@@ -8,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from agent import cri, retries, sweep
+from agent import cri, drift, mending, retries, sweep
 from agent.cache import Cached
 from agent.engine import Engine
+from agent.inspection import Found
 from agent.journal import Journal
 from agent.locks import Locks
 from agent.model import (
@@ -35,6 +37,7 @@ from agent.model import (
 from agent.outcomes import Outcomes
 from agent.plan import element
 from agent.sandboxes import Sandbox
+from agent.watch import NODE, Event, What
 from cni import multinet
 
 POD = Pod(PodUID("u1"), "ns", "p1")
@@ -57,6 +60,11 @@ class World:
         self.handings_on = 0
         self.leaving: set[str] = set()  # what the relay was last told of
         self.listed: set[Pod] = set()  # by the runtime
+        self.wrong: dict[str, Found] = {}  # by interface: what others have done to it
+        self.looks: list[tuple[str, bool]] = []
+        self.repairs = True
+        self.indexes: dict[tuple[str, str], int] = {}
+        self.numbers = itertools.count(1)
 
     # as Sandboxes
     def of(self, pod):
@@ -83,7 +91,16 @@ class World:
         return _Opened(path.rsplit("/", 1)[1])
 
     def pod_links(self, sandbox):
-        return tuple(_Link(name, at) for at, name in enumerate(sorted(self.links[sandbox])))
+        return tuple(_Link(name, self.index(sandbox, name)) for name in sorted(self.links[sandbox]))
+
+    def index(self, sandbox, name):
+        """Return the index of an interface; one that is made anew has another."""
+        return self.indexes.setdefault((sandbox, name), next(self.numbers))
+
+    def take(self, sandbox, name):
+        """Remove an interface behind everybody's back."""
+        self.links[sandbox].discard(name)
+        self.indexes.pop((sandbox, name), None)
 
 
 class _Opened:
@@ -121,9 +138,14 @@ class FakeAttachments:
         self.world.links[sandbox.id].add(step.ifname)
         self.world.done.append(f"+{step.ifname}")
         interface = {"name": step.ifname, "sandbox": sandbox.namespace.path}
-        record = replace(record, phase=Phase.ATTACHED, result={"cniVersion": "1.0.0", "interfaces": [interface]})
+        index = self.world.index(sandbox.id, step.ifname)
+        document = {"cniVersion": "1.0.0", "interfaces": [interface]}
+        record = replace(record, phase=Phase.ATTACHED, result=document, ifindex=index)
         self.journal.update(record, durable=False)
         return record
+
+    def definition(self, wanted):
+        return wanted.config
 
     def examine(self, wanted, vm):
         if problem := self.world.fails.get(f"examine {wanted.selection.mac}"):
@@ -140,7 +162,8 @@ class FakeAttachments:
     def detach(self, record):
         if problem := self.world.fails.get(f"del {record.key.ifname}"):
             raise problem
-        self.world.links.get(record.key.container_id, set()).discard(record.key.ifname)
+        if record.key.container_id in self.world.links:
+            self.world.take(record.key.container_id, record.key.ifname)
         self.world.done.append(f"-{record.key.ifname}")
         self.journal.remove(record.key)
 
@@ -180,6 +203,67 @@ class FakeRelay:
         return left
 
 
+class FakeInspector:
+    """Finds what the world says is wrong, and repairs it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def repairs(self, record):
+        return self.world.repairs
+
+    def has_others(self, record):
+        return False
+
+    def look(self, record, *, shared, repair):
+        self.world.looks.append((record.key.ifname, shared))
+        wrong = self.world.wrong.get(record.key.ifname)
+        if isinstance(wrong, Exception):
+            raise wrong
+        if wrong is None:
+            return Found()
+        if repair and not wrong.problem:
+            del self.world.wrong[record.key.ifname]
+        return wrong
+
+
+class FakeWatch:
+    """Tells what a test says. The number of a sandbox is that in its name."""
+
+    hears_pods = True
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._woken = False
+
+    def number(self, sandbox):
+        return int(sandbox.removeprefix("s"))
+
+    def say(self, *events: Event) -> None:
+        with self._changed:
+            self._events += events
+            self._changed.notify_all()
+
+    def wait(self, timeout_s):
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or self._woken, timeout_s)
+            self._woken = False
+
+    def wake(self):
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def read(self):
+        with self._changed:
+            said, self._events = self._events, []
+        return said
+
+    def close(self):
+        pass
+
+
 class Story:
     """An engine in a world; restartable on the same journal."""
 
@@ -188,12 +272,12 @@ class Story:
         self.engine = None
 
     def start(self) -> "Story":
-        self.journal, self.outcomes = Journal(self.folder), Outcomes()
+        self.journal, self.outcomes, self.watch = Journal(self.folder), Outcomes(), FakeWatch()
         attachments = FakeAttachments(self.world, self.journal)
         world = self.world
         self.engine = Engine(
             self.journal, world, attachments, world, self.outcomes, Locks(), world, lambda _: world.cached,
-            FakeRelay(world, self.journal),
+            FakeRelay(world, self.journal), FakeInspector(world), self.watch,
         )  # fmt: skip
         self.engine.start()
         return self
@@ -790,3 +874,133 @@ def test_what_a_guest_has_it_keeps_when_the_way_to_it_is_no_longer_said(story):
     story.apply("r3", wish("b", "x2"))
     story.settled("r3")
     assert story.world.done == ["+x1", ">x1", "+x2", "<x1", "-x1"]
+
+
+# -- what others do to what is attached -------------------------------------------------------------------------------
+
+
+def damage(story, ifname: str, *differences: str, problem: str = "", at: str = "s1") -> None:
+    """Have somebody damage an interface, and the kernel tell of it."""
+    time.sleep(drift.OWN_S + drift.BATCH_S + 0.1)  # else it could be our own doing
+    story.world.wrong[ifname] = Found(differences, problem)
+    index = next(one.ifindex for one in story.journal.of_sandbox(ContainerID(at)) if one.key.ifname == ifname)
+    story.watch.say(Event(int(at.removeprefix("s")), What.LINK, index, ifname))
+
+
+def standing(outcome) -> list[tuple[str, str, str]]:
+    return [
+        (one.state.value, one.reason, one.message.partition("Z: ")[2] or one.message) for one in outcome.attachments
+    ]
+
+
+def test_a_damage_is_repaired_and_told_and_nothing_else_is_looked_at(story):
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    story.settled("r1")
+    damage(story, "x2", "it is down")
+    outcome = story.outcome(lambda one: one.attachments[1].reason)
+    assert standing(outcome) == [("Attached", "", ""), ("Attached", "DriftRepaired", "it is down")]
+    assert outcome.attachments[1].result is not None
+    assert story.world.looks == [("x2", False), ("x2", False)]
+    assert story.world.done == ["+x1", "+x2"]
+
+
+def test_what_cannot_be_repaired_is_told_and_tried_again_until_it_can(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    damage(story, "x1", "it has no master", problem="the master is gone")
+    outcome = story.outcome(lambda one: one.attachments[0].reason)
+    assert standing(outcome) == [("Attached", "Drifted", "it has no master; the master is gone")]
+    story.world.wrong["x1"] = Found(("it has no master",))
+    outcome = story.outcome(lambda one: one.attachments[0].reason == "DriftRepaired")
+    assert outcome.settled
+
+
+def test_where_drift_is_only_told_nothing_is_changed_and_what_is_gone_is_not_told_as_attached(story):
+    story.world.repairs = False
+    story.apply("r1", wish("a", "x1"), wish("b", "x2"))
+    story.settled("r1")
+    damage(story, "x1", "it is down")
+    outcome = story.outcome(lambda one: one.attachments[0].reason)
+    assert standing(outcome)[0] == ("Attached", "Drifted", "it is down; left as it is, as the policy says")
+    story.world.take("s1", "x2")
+    damage(story, "x2", "gone")
+    outcome = story.outcome(lambda one: one.attachments[1].reason)
+    assert standing(outcome)[1] == ("Pending", "Drifted", "interface x2 is gone; left as it is, as the policy says")
+    assert (outcome.attachments[1].result, outcome.released) == (None, ("x2 ns/b",))
+    story.apply("r2", wish("a", "x1"), wish("b", "x2"))
+    assert standing(story.settled("r2")) == standing(outcome)
+    assert story.world.done == ["+x1", "+x2"]
+    story.apply("r3", wish("a", "x1"))
+    story.settled("r3")
+    assert story.world.done[2:] == ["-x2"]
+
+
+def test_a_link_that_is_gone_is_made_anew_as_often_as_is_reasonable(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.take("s1", "x1")
+    damage(story, "x1", "gone")
+    outcome = story.outcome(lambda one: one.attachments[0].reason == "DriftRepaired")
+    assert standing(outcome)[0][2] == "interface x1 was gone, and has been made anew"
+    del story.world.wrong["x1"]
+    story.world.take("s1", "x1")
+    story.engine.look(POD.uid)
+    outcome = story.outcome(lambda one: one.attachments[0].reason == "Drifted")
+    assert standing(outcome)[0] == ("Pending", "Drifted", f"interface x1 is gone; {mending.FOUGHT}")
+    story.outcome(lambda one: one.attachments[0].reason == "DriftRepaired")
+    assert story.world.done == ["+x1", *["-x1", "+x1"] * 2]
+
+
+@pytest.mark.parametrize("repairs", [True, False], ids=["repair", "report"])
+def test_who_changes_an_interface_on_and_on_gives_nobody_anything_to_write(story, repairs):
+    story.world.repairs = repairs
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    told = set()
+    index = story.world.index("s1", "x1")
+    with story.outcomes.listen() as listener:
+        for number in range(100):
+            story.world.wrong["x1"] = Found((f"its MAC is {number}",))
+            story.watch.say(Event(1, What.LINK, index, "x1"))
+            while one := listener.next(0.01):
+                told.add(standing(one)[0])
+    assert 2 <= len(told) <= 10
+    assert len(story.world.looks) < 20
+
+
+def test_what_cannot_be_looked_at_is_looked_at_again(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.wrong["x1"] = NotReady("NodeError", "too many open files")
+    story.watch.say(Event(NODE, What.LOST))
+    until(lambda: len(story.world.looks) >= 2)
+    story.world.wrong["x1"] = Found(("it is down",))
+    outcome = story.outcome(lambda one: one.attachments[0].reason)
+    assert standing(outcome) == [("Attached", "DriftRepaired", "it is down")]
+
+
+def test_a_look_that_finds_nothing_is_told_nobody(story, monkeypatch):
+    monkeypatch.setattr(drift, "LOST_S", 0.0)
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    with story.outcomes.listen() as listener:
+        assert listener.next(WAIT_S)
+        for looks in (1, 2):
+            story.watch.say(Event(NODE, What.LOST))
+            until(lambda looks=looks: len(story.world.looks) == looks)
+        assert listener.next(0.5) is None
+
+
+def test_what_a_guest_has_is_looked_at_on_the_nodes_side_only(story):
+    story.apply("r1", wish("a", "x1"), vm=VM)
+    story.settled("r1")
+    story.watch.say(Event(NODE, What.LOST))
+    until(lambda: story.world.looks)
+    assert set(story.world.looks) == {("x1", True)}
+
+
+def until(holds) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -103,6 +103,33 @@ def test_check_passes_after_add_and_minds_nothing_that_others_did(scene):
     plugin("CHECK", prevResult=document)
 
 
+def test_a_look_finds_nothing_after_add_but_what_others_did_and_undoes_it(scene):
+    plugin = scene.plugin(mtu=1400)
+    document = plugin("ADD")
+    index = scene.index()
+
+    def look(*, repair: bool) -> tuple[str, ...]:
+        env = {"CNI_CONTAINERID": CONTAINER, "CNI_IFNAME": "net1", "CNI_NETNS": scene.netns}
+        with namespaces.View().opened(scene.netns) as fd:
+            return plugin.native.look(env, plugin.config, document, fd, index, repair=repair)
+
+    assert look(repair=False) == ()
+    ip("addr", "add", "10.99.0.1/24", "dev", "net1", netns=scene.netns)
+    ip("link", "set", "net1", "promisc", "on", netns=scene.netns)
+    if scene.kind.master:
+        ip("link", "set", "m0", "address", "02:00:00:00:00:88")
+    assert look(repair=False) == ()
+    ip("link", "set", "net1", "mtu", "1300", "down", netns=scene.netns)
+    assert set(look(repair=False)) == {"interface net1 has MTU 1300, not 1400", "link net1 is down"}
+    assert look(repair=True)
+    made = link("net1", scene.netns)
+    assert (made["mtu"], "UP" in made["flags"], "PROMISC" in made["flags"]) == (1400, True, True)
+    assert [one["local"] for one in ip("-4", "addr", "show", "dev", "net1", netns=scene.netns)[0]["addr_info"]] == [
+        "10.99.0.1"
+    ]
+    assert (look(repair=False), scene.index()) == ((), index)
+
+
 def test_check_names_what_is_wrong(scene):
     plugin = scene.plugin(mtu=1400)
     document = plugin("ADD")

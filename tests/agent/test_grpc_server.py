@@ -1,6 +1,7 @@
 """The declarative API over a real socket, with the controller's own client on the other side of it."""
 
 import json
+import time
 
 import grpc
 import pytest
@@ -120,6 +121,35 @@ def test_a_watch_tells_what_is_known_then_synced_then_what_comes(served):
     outcomes.publish(Outcome(POD, "r2", forgotten=True))
     assert next(stream).forgotten
     stream.cancel()
+
+
+def watched(stub) -> grpc.StatusCode:
+    """Begin to watch, and end it; return OK or why it was refused."""
+    stream = stub.Watch(api.WatchRequest(), timeout=60)
+    try:
+        next(stream)
+    except grpc.RpcError as problem:
+        return problem.code()
+    stream.cancel()
+    return grpc.StatusCode.OK
+
+
+def test_watchers_beyond_the_bound_are_refused_the_others_calls_are_answered_and_a_place_gets_free_again(served):
+    engine, _, stub, _ = served
+    engine.ready = True
+    streams = [stub.Watch(api.WatchRequest(), timeout=120) for _ in range(grpc_server.WATCHERS)]
+    assert all(next(stream).synced for stream in streams)
+    for _ in range(40):  # more than there are threads
+        assert watched(stub) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    stub.Apply(request(), timeout=60)
+    streams.pop().cancel()
+    end = time.monotonic() + 60
+    while (code := watched(stub)) is not grpc.StatusCode.OK and time.monotonic() < end:
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        time.sleep(0.05)
+    assert code is grpc.StatusCode.OK
+    for one in streams:
+        one.cancel()
 
 
 def test_how_far_an_interface_has_got_in_a_virtual_machine_is_told(served):

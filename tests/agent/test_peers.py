@@ -45,7 +45,7 @@ def test_what_cannot_be_written_is_not_told_and_leaves_the_file_as_it_was(tmp_pa
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fdatasync", full)
     with pytest.raises(OSError, match="No space"):
         peers.set(underlay.told("192.0.2.9", {}))
     assert peers.get() == Peers(tmp_path).get() == TOLD

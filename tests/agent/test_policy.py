@@ -1,5 +1,7 @@
 """What networks may make of the node."""
 
+from pathlib import Path
+
 import pytest
 
 from agent import policy
@@ -156,3 +158,24 @@ def test_a_wrong_file_is_refused_and_the_place_named(text, named):
     with pytest.raises(policy.PolicyError) as caught:
         policy.parse(text)
     assert named in str(caught.value)
+
+
+def test_drift_is_repaired_unless_the_file_or_the_rule_of_the_namespace_says_otherwise():
+    assert policy.Policy().repairs("any")
+    assert policy.parse("drift: repair").repairs("any")
+    assert not policy.parse("drift: report").repairs("any")
+    ruled = policy.parse("drift: report\nrules: [{namespaces: [a], drift: repair}, {namespaces: ['*']}]")
+    assert [ruled.repairs(name) for name in ("a", "b", "")] == [True, False, False]
+    ruled = policy.parse("rules: [{namespaces: [a], drift: report}]")
+    assert [ruled.repairs(name) for name in ("a", "b", "")] == [False, True, True]
+
+
+@pytest.mark.parametrize("text", ["drift: maybe", "drift: true", "rules: [{namespaces: [a], drift: [repair]}]"])
+def test_a_word_for_drift_that_is_none_is_an_error(text):
+    with pytest.raises(policy.PolicyError, match="neither repair nor report"):
+        policy.parse(text)
+
+
+def test_the_file_that_is_installed_repairs():
+    text = (Path(__file__).parent.parent.parent / "manifests/base/policy.yaml").read_text()
+    assert policy.parse(text).repairs("tenant")

@@ -297,7 +297,7 @@ def test_nothing_is_begun_for_a_caller_that_is_gone(tmp_path, pod_netns):
 
 
 def test_an_add_whose_caller_goes_meanwhile_is_undone(tmp_path, pod_netns, monkeypatch):
-    gone = iter([False, True])  # looked at before the work, and before the answer
+    gone = iter([False, False, True])  # looked at before its turn, before the work, and before the answer
     monkeypatch.setattr(standalone.cni_connection, "hung_up", lambda _: next(gone))
     ours, its = socket.socketpair()
     with ours:

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
+from agent.inspection import Found
 from agent.journal import Journal
+from agent.locks import Locks
 from agent.model import ContainerID, Key, Namespace, Origin, Phase, Record
 from agent.upkeep import Upkeep
 from cni import errors
@@ -45,16 +47,39 @@ def native(journal):
     return Native()
 
 
+class Inspector:
+    """Says what it has looked at; what is found is repaired unless it has a problem."""
+
+    def __init__(self):
+        self.looked, self.found, self.repaired = [], Found(), []
+
+    def repairs(self, record):
+        return record.network != "quiet/red"
+
+    def look(self, record, *, shared, repair):
+        self.looked.append((record.key.container_id, shared))
+        found = self.found
+        if repair:
+            self.repaired.append(record.key.container_id)
+            self.found = Found()
+        return found
+
+
 @pytest.fixture
-def upkeep(journal, native):
-    upkeep = Upkeep(journal, native)
+def inspector():
+    return Inspector()
+
+
+@pytest.fixture
+def upkeep(journal, native, inspector):
+    upkeep = Upkeep(journal, native, inspector, Locks())
     yield upkeep
     upkeep.close()
 
 
-def begin(journal, container, config, phase=Phase.ATTACHED):
+def begin(journal, container, config, phase=Phase.ATTACHED, origin=Origin.ANNOTATION, network="ns/red"):
     key = Key(ContainerID(container), "net1")
-    record = Record(key, Origin.ANNOTATION, phase, "ns/red", "", json.dumps(config), Namespace("/run/netns/x"))
+    record = Record(key, origin, phase, network, "", json.dumps(config), Namespace("/run/netns/x"))
     return journal.begin(record, durable=False)
 
 
@@ -112,3 +137,43 @@ def test_a_defect_does_not_end_it(journal, native, upkeep, caplog):
     upkeep.touch()
     native.wait(2)
     assert "a bug" in caplog.text
+
+
+def until(holds):
+    end = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_a_runtime_attached_is_repaired_on_the_nodes_side_when_it_is_suspect(journal, inspector, upkeep, caplog):
+    caplog.set_level(logging.WARNING)
+    config = {**OVERLAY, "device": "bridge"}
+    records = [
+        begin(journal, "theirs", config, origin=Origin.RUNTIME),
+        begin(journal, "quiet", config, origin=Origin.RUNTIME, network="quiet/red"),
+        begin(journal, "ours", config),
+        begin(journal, "half", config, Phase.ADDING, Origin.RUNTIME),
+    ]
+    inspector.found = Found(("it is no port",))
+    upkeep.start()
+    upkeep.look(records[:1])
+    until(lambda: inspector.repaired == ["theirs"])
+    inspector.found = Found(("it is no port",))
+    upkeep.look(records[1:])
+    until(lambda: len(inspector.looked) == 3)
+    upkeep.close()
+    assert inspector.looked == [("theirs", True), ("theirs", True), ("quiet", True)]
+    assert inspector.repaired == ["theirs"]
+    assert caplog.text.count("it is no port") == 2
+
+
+def test_what_others_undo_again_is_not_repaired_at_once_again(journal, inspector, upkeep):
+    record = begin(journal, "theirs", {**OVERLAY, "device": "bridge"}, origin=Origin.RUNTIME)
+    upkeep.start()
+    for _ in range(5):
+        inspector.found = Found(("it is no port",))
+        upkeep.look([record])
+        time.sleep(0.1)
+    upkeep.close()
+    assert inspector.repaired == ["theirs"]

@@ -14,6 +14,8 @@ import pytest
 
 from cni import build, forward, wire
 from tests.cni.conftest import SANITIZED, SANITIZER_OPTIONS
+from tests.fuzz.folders import CORPUS as CORPUS_OF_FUZZ
+from tests.fuzz.folders import FOUND
 
 HERE = Path(__file__).parent
 CORPUS = [path.read_bytes() for path in sorted((HERE / "corpus").iterdir())]
@@ -130,6 +132,15 @@ def mutated(dice, document):
 
 def test_documents_of_the_corpus(probe):
     compare(probe, CORPUS)
+
+
+def test_what_fuzzing_kept(probe):
+    """`make fuzz` gives it to the same code, and looks only for crashes."""
+    kept = [path.read_bytes() for folder in (CORPUS_OF_FUZZ, FOUND) for path in sorted((folder / "native").glob("*"))]
+    compare(probe, [data[1:] for data in kept if data[:1] == b"c"])
+    replies = [data[1:] for data in kept if data[:1] != b"c"]
+    for raw, line in zip(replies, made_of(probe, b"r", replies), strict=True):
+        assert line == read_by_python(raw), raw
 
 
 def test_every_beginning_of_a_document(probe):

@@ -84,6 +84,64 @@ def test_a_status_that_nobody_can_read_is_replaced():
     assert interfaces(found.status) == ["net1"]
 
 
+# -- what somebody else has changed -----------------------------------------------------------------------------------
+
+
+def changed(name: str, reason: str, message: str):
+    return replace(attached(name), reason=reason, message=message)
+
+
+def test_what_has_drifted_makes_the_pod_unready_and_is_told_once_for_as_long_as_it_lasts():
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
+    news = outcome(changed("net1", "Drifted", "its MAC is another"))
+    found = report(pod, ONE, news, NOW)
+    assert found.status is None
+    assert found.condition == Condition(False, "Drifted", "net1 (ns/blue): Drifted: its MAC is another", NOW)
+    assert told(found) == (
+        "Drifted",
+        "pod [ns/p]: interface net1 to network: blue is not as it was attached: its MAC is another",
+    )
+    assert found.event.warning
+    message = found.condition.message
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("False", "Drifted", message, BEFORE)])
+    assert report(pod, ONE, news, NOW) == Report()
+    found = report(pod, ONE, outcome(attached("net1")), NOW)
+    assert (found.condition, found.event) == (Condition(True, "AllAttached", "attached: 1", NOW), None)
+
+
+def test_a_repair_is_told_once_and_stays_in_the_condition():
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
+    news = outcome(changed("net1", "DriftRepaired", "at 12:00:00Z: link net1 is down"))
+    found = report(pod, ONE, news, NOW)
+    message = "attached: 1; net1 (ns/blue): DriftRepaired: at 12:00:00Z: link net1 is down"
+    assert (found.status, found.condition) == (None, Condition(True, "AllAttached", message, BEFORE))
+    assert told(found) == (
+        "DriftRepaired",
+        "pod [ns/p]: interface net1 to network: blue had been changed and is repaired: at 12:00:00Z: link net1 is down",
+    )
+    assert not found.event.warning
+    pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", message, BEFORE)])
+    assert report(pod, ONE, news, NOW) == Report()
+    found = report(pod, ONE, outcome(attached("net1")), NOW)
+    assert (found.condition.message, found.event) == ("attached: 1", None)
+
+
+def test_a_worse_lack_names_the_condition_and_a_repair_is_told_beside_it():
+    news = outcome(
+        changed("net1", "DriftRepaired", "at 12:00:00Z: it was down"),
+        lacking(PENDING, "net2", "NoRoom", "full", position=1),
+    )
+    found = report(build.pod(status=entries("net1")), TWO, news, NOW)
+    assert (found.condition.reason, "DriftRepaired: at 12" in found.condition.message) == ("NoRoom", True)
+
+
+def test_what_is_gone_and_stays_so_leaves_the_status():
+    gone = lacking(PENDING, "net1", "Drifted", "interface net1 is gone", attempts=0)
+    found = report(build.pod(status=entries("net1")), ONE, outcome(gone, released=["net1 ns/blue"]), NOW)
+    assert interfaces(found.status) == ["eth0"]
+    assert told(found)[0] == "Drifted"
+
+
 # -- what is gone ---------------------------------------------------------------------------------------------------
 
 

@@ -126,7 +126,13 @@ def test_check_names_each_thing_that_the_node_lacks():
 
 def test_an_mtu_is_set_on_the_host_end_too():
     device = veth(mtu=1500)
-    assert device.plan(device.interface, have(PORT, POD_LINK)) == (Change(HOST, attributes=(("IFLA_MTU", 1500),)),)
+    changed = Change(HOST, attributes=(("IFLA_MTU", 1500),), up=True)
+    assert device.plan(device.interface, have(PORT, POD_LINK)) == (changed,)
+
+
+def test_a_host_end_that_is_down_is_set_up():
+    device = veth()
+    assert device.plan(device.interface, have(replace(PORT, up=False), POD_LINK)) == (Change(HOST, up=True),)
 
 
 def test_a_pair_whose_other_end_is_not_in_the_pod_is_made_anew():

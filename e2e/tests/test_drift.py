@@ -1,0 +1,75 @@
+"""What others do to a pod's interfaces is noticed, told and undone; what cannot be undone is told while it lasts."""
+
+import json
+
+import pytest
+
+from e2e import networks
+
+pytestmark = pytest.mark.lane
+
+CAPABILITIES = {"mac": True, "ips": True}
+
+# Does the damage $2 where $1 is the inode of the pod's namespace, and says in how many milliseconds $3 held again.
+_MEASURE = """
+for path in /run/netns/*; do [ "$(stat -Lc %i $path)" = "$1" ] && pod=$path; done
+inside() { nsenter --net=$pod ip "$@"; }
+begun=$(date +%s%N)
+eval "$2"
+while ! eval "$3"; do
+  [ $(( $(date +%s%N) - begun )) -gt 20000000000 ] && { echo never; exit 1; }
+  sleep 0.01
+done
+echo $(( ($(date +%s%N) - begun) / 1000000 ))
+"""
+
+
+def test_what_others_do_to_interfaces_is_undone_and_told(ns, node, capsys):
+    for name in ("blue", "red"):
+        ns.network(name, networks.native(f"br-d{name}", capabilities=CAPABILITIES, ipam={"type": "static"}))
+    pod = ns.pod("a")
+    pod.plug([
+        {"name": "red" if number == 5 else "blue", "interface": f"x{number}", "ips": [f"10.8{number}.0.5/24"]}
+        for number in range(1, 7)
+    ])  # fmt: skip
+    names = [f"x{number}" for number in range(1, 7)]
+    pod.wait_ready(*names)
+    before, macs = pod.status(), pod.interfaces()
+    inode = pod.sh("readlink /proc/self/ns/net").strip().removeprefix("net:[").removesuffix("]")
+    ends = {one["ifindex"]: one["ifname"] for one in json.loads(node.exec(["ip", "-j", "link"]).stdout)}
+    host = {name: ends[int(pod.sh(f"cat /sys/class/net/{name}/iflink"))] for name in names}
+
+    def measured(damage: str, whole: str) -> str:
+        return node.exec(["sh", "-c", _MEASURE, "sh", inode, damage, whole], timeout=60).stdout.strip()
+
+    has = "[ -n \"$(inside -o {} dev {} 2>/dev/null | grep '{}')\" ]".format
+    took = {
+        "host end deleted": measured(
+            f"ip link del {host['x1']}",
+            f"[ -e /sys/class/net/{host['x1']} ] && {has('addr show', 'x1', '10.81.0.5/24')}",
+        ),
+        "set down": measured("inside link set x2 down", has("link show", "x2", ",UP")),
+        "MAC changed": measured("inside link set x3 address 02:00:00:00:00:99", has("link show", "x3", macs["x3"])),
+        "addresses flushed": measured("inside addr flush dev x4", has("addr show", "x4", "10.84.0.5/24")),
+        "bridge deleted": measured(
+            "ip link del br-dred", f"[ -n \"$(ip -o link show {host['x5']} | grep 'master br-dred')\" ]"
+        ),
+    }  # fmt: skip
+    with capsys.disabled():
+        print("\nwhole again after", ", ".join(f"{what}: {milliseconds} ms" for what, milliseconds in took.items()))
+    for name in names[:5]:
+        pod.wait_event("DriftRepaired", f"interface {name} to network")
+    pod.wait("all is told", lambda: all(f"{name} (" in pod.condition()["message"] for name in names[:5]))
+    assert (pod.is_ready(), pod.condition()["message"].startswith("attached: 6; ")) == (True, True)
+    assert (pod.status(), pod.interfaces()) == (before, macs), "nothing else was touched"
+    taken = "inside link set x6 down; inside link set x6 name y6 && inside link add x6 type veth peer name z6"
+    measured(taken, "true")
+    pod.wait("the condition says it", lambda: pod.condition()["reason"] == "Drifted")
+    assert (pod.condition()["status"], "x6 is called y6" in pod.condition()["message"]) == ("False", True)
+    pod.wait_event("Drifted", "x6 is called y6")
+    measured("inside link del x6", "true")
+    pod.wait("it has its name again", lambda: pod.is_ready() and pod.interfaces().get("x6") == macs["x6"])
+    assert pod.status() == before
+    events = pod.events("DriftRepaired")
+    assert len(events) <= 7, events
+    assert all(int(milliseconds) < 10_000 for milliseconds in took.values()), took

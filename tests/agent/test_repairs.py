@@ -1,0 +1,86 @@
+"""When others' damage is repaired, and what is told of it."""
+
+from agent.model import ContainerID, Key
+from agent.repairs import LONGEST_S, QUIET_S, TOLD_S, Repairs, Standing
+
+KEY, OTHER = (Key(ContainerID("s1"), name) for name in ("net1", "net2"))
+
+
+def test_the_first_repair_is_at_once_and_those_that_others_undo_wait_ever_longer():
+    repairs, now, waits = Repairs(), 1000.0, []
+    for _ in range(9):
+        waits.append(repairs.not_before(KEY, now) - now)
+        now = repairs.not_before(KEY, now)
+        repairs.tried(KEY, now, "")
+    assert waits == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert repairs.not_before(OTHER, now) == now, "each attachment has its own"
+
+
+def test_after_a_quiet_while_they_start_anew():
+    repairs, now = Repairs(), 1000.0
+    repairs.tried(KEY, now, "")
+    assert repairs.not_before(KEY, now) == now + 1
+    assert repairs.not_before(KEY, now + QUIET_S + 1) == now + QUIET_S + 1
+    repairs.tried(KEY, now + QUIET_S + 1, "")
+    assert repairs.not_before(KEY, now + QUIET_S + 1) == now + QUIET_S + 2
+    for _ in range(9):
+        now = repairs.not_before(KEY, now)
+        repairs.tried(KEY, now, "")
+    patient = now + LONGEST_S + 1
+    repairs.tried(KEY, patient, "")
+    assert repairs.not_before(KEY, patient) == patient + LONGEST_S, "who undoes it once a minute is no quiet while"
+
+
+def test_repairs_of_one_incident_are_told_once_and_the_next_incident_is_news():
+    repairs, now = Repairs(), 1000.0
+    for number in range(3):
+        repairs.tried(KEY, now + number, f"12:00:0{number}Z")
+        news = repairs.repaired(KEY, (f"MAC is {number}",))
+        assert news is (number == 0)
+        assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0")
+    repairs.drifted(KEY, ("MAC is 7",), "it waits")
+    repairs.tried(KEY, now + 3, "12:00:03Z")
+    repairs.repaired(KEY, ("MAC is 7",))
+    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0")
+    repairs.tried(KEY, now + 100, "12:01:40Z")
+    assert repairs.repaired(KEY, ("MAC is 9",))
+    assert repairs.standing(KEY).message == "at 12:01:40Z: MAC is 9"
+
+
+def test_a_damage_that_stays_is_told_until_it_is_gone_and_a_repair_for_a_while():
+    repairs, now = Repairs(), 1000.0
+    assert repairs.drifted(KEY, ("it is down", "it is down"), "left as it is")
+    assert not repairs.drifted(KEY, ("it is down",), "left as it is")
+    assert repairs.standing(KEY) == Standing("Drifted", "it is down; left as it is")
+    assert repairs.is_drifted(KEY)
+    repairs.well(KEY, now)
+    assert (repairs.standing(KEY), repairs.is_drifted(KEY)) == (None, False)
+    repairs.tried(KEY, now, "x")
+    repairs.repaired(KEY, ("it was down",))
+    repairs.well(KEY, now + TOLD_S - 1)
+    assert repairs.standing(KEY).reason == "DriftRepaired"
+    repairs.well(KEY, now + TOLD_S + 1)
+    assert repairs.standing(KEY) is None
+
+
+def test_what_is_detached_is_forgotten():
+    repairs, now = Repairs(), 1000.0
+    for key in (KEY, OTHER):
+        repairs.tried(key, now, "")
+        repairs.drifted(key, ("x",), "")
+        repairs.unasked.add(key)
+        repairs.asked[key] = now
+    repairs.keep({OTHER})
+    assert (repairs.standing(KEY), repairs.not_before(KEY, now), repairs.unasked) == (None, now, {OTHER})
+    assert repairs.asked == {OTHER: now}
+    assert repairs.is_drifted(OTHER)
+
+
+def test_what_has_been_told_waits_for_its_repair_and_is_asked_for_once():
+    repairs, now = Repairs(), 1000.0
+    assert not repairs.has_to_wait(KEY, now)
+    repairs.tried(KEY, now, "x")
+    assert not repairs.has_to_wait(KEY, now), "nobody has been told yet"
+    repairs.drifted(KEY, ("MAC is 1",), "it cannot be")
+    assert [repairs.has_to_wait(KEY, now + seconds) for seconds in (0, 0.9, 1.1)] == [True, True, False]
+    assert [repairs.asks(KEY, due) for due in (now + 1, now + 1, now + 3)] == [True, False, True]
