@@ -14,6 +14,7 @@ from agent.grpc_server import Servicer
 from agent.model import Outcome, Pod, PodUID
 from agent.outcomes import Outcomes
 from agent.workers import PLACES, Workers
+from tests import fresh
 from tests.faults import overload
 
 WAIT_S = 30.0
@@ -22,7 +23,7 @@ SMALL = {"edits": 3, "hanging": PLACES + 40, "memory": 40, "controller": 50}
 
 
 def figures(name: str, capsys) -> dict[str, float]:
-    found = overload.measured(name, SMALL[name])
+    found = fresh.call("tests.faults.overload:measured", name, SMALL[name])
     with capsys.disabled():
         print(f"\n  {overload.told(name, SMALL[name], found)}")
     assert found, "it failed"
