@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 # Tests fork, and run a program in the child. What gRPC would do at a fork, for threads that an earlier test has left,
-# may end the child before. What runs Python in the child, and gRPC perhaps, begins in a fresh interpreter: tests/fresh.py.
+# may end the child before. What runs Python in the child, with gRPC perhaps, begins in a fresh interpreter
+# (tests/fresh.py).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 MOST = 2
