@@ -321,13 +321,15 @@ def test_a_tombstone_that_cannot_be_told_of_keeps_no_other_from_its_turn(call, a
 
 
 def test_an_add_whose_caller_is_gone_is_undone(agent, executable, pod_netns):
-    entered, leave = threading.Event(), threading.Event()
+    entered, leave, made = threading.Event(), threading.Event(), threading.Event()
     real = agent.handle
 
     def slowly(*call):
         entered.set()
         leave.wait(10)
-        return real(*call)
+        answer = real(*call)
+        made.set()
+        return answer
 
     agent.handle = slowly
     environ = {
@@ -344,6 +346,7 @@ def test_an_add_whose_caller_is_gone_is_undone(agent, executable, pod_netns):
     caller.kill()
     caller.wait()
     leave.set()
+    assert made.wait(10)
     end = time.monotonic() + 10
     while (links(pod_netns) or agent.journal.records()) and time.monotonic() < end:
         time.sleep(0.05)
