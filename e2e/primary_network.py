@@ -43,7 +43,7 @@ def wait_until_taken(api: Api, product: Product, node: Node, name: str) -> None:
         before = executable_calls(product, node, "ADD")
         pod = namespace.pod(f"probe{number}")
         is_served = executable_calls(product, node, "ADD") > before
-        pod.delete()
+        pod.delete(grace=1)  # with 0 it is gone before its sandbox is
         if is_served:
             namespace.drop()
             return

