@@ -2,15 +2,16 @@
 it waits for may have come.
 
 Rules
-1. What was detached may be what others of its network wait for: an address, a device. Those that have tried most often
-   try again at once, but no more of them than WOKEN: one thing was freed, and a thousand tries would be in everybody's
-   way.
+1. What was detached may be what others of its network wait for: an address, a device. WOKEN of them try again at once,
+   no more: one thing was freed, and a thousand tries would be in everybody's way. It is those whose turn was longest
+   ago, and of those the ones that have tried most often: who waits in vain for something else keeps nobody from it.
 2. So do those that need a link of the node which is there now, HASTE_S apart at least.
 3. Either way a try that fails still counts: the next one is as late as it would have been.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Collection
@@ -44,6 +45,8 @@ class Attempts:
         self._journal = journal
         self._workers = workers
         self._hastened: dict[PodUID, float] = {}
+        self._turns = itertools.count(1)
+        self._woken: dict[PodUID, int] = {}  # their last turns (rule 1)
 
     def update(self, progress: Progress, sandbox: Sandbox, step: Update) -> None:
         """Change in place what can be, and replace it where that fails."""
@@ -128,13 +131,15 @@ class Attempts:
 
     def _freed(self, record: Record) -> None:
         """Rule 1."""
-        now, waiting = time.monotonic(), []
-        for uid in self._retries.waiting():
+        now, waiting, all_waiting = time.monotonic(), [], set(self._retries.waiting())
+        self._woken = {uid: turn for uid, turn in tuple(self._woken.items()) if uid in all_waiting}
+        for uid in all_waiting:
             desired = self._journal.desired(uid)
             tries = self._retries.tries(uid, CURABLE)
             if tries and desired and any(one.selection.network == record.network for one in desired.attachments):
-                waiting.append((tries, uid))
-        for _, uid in sorted(waiting, reverse=True)[:WOKEN]:
+                waiting.append((self._woken.get(uid, 0), -tries, uid))
+        for _, _, uid in sorted(waiting)[:WOKEN]:
+            self._woken[uid] = next(self._turns)
             self._retries.hasten(uid, now)
             self._workers.touch(uid)
 

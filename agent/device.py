@@ -24,7 +24,7 @@ from agent.devices.contract import Device
 from agent.devices.unknown import Unknown
 from agent.links import Have, Interface, Link, down, replaces, told
 from agent.model import ContainerID, Key
-from agent.netlink import Kernel, mismatches
+from agent.netlink import Kernel, Known, mismatches
 from cni import errors, request, result, version
 
 TYPE = "hotnic"
@@ -165,19 +165,20 @@ class Native:
         device = self._device(call)
         made = result.decode(before)
         want = _as_made(_want(device, made if options.ipam(config) else None), made, device)
-        renamed = self._renamed_host_end(device, call.key, fd, repair=repair)
-        if renamed and not repair:
-            return renamed
-        found, steps = self._kernel.differences(device, want, fd)
-        found = tuple(dict.fromkeys((*renamed, *(found or map(told, steps)), *down(steps))))
-        if not repair or not found:
+        changed = self._host_end(device, call.key, fd, ifindex, repair=repair)
+        if changed and not repair:
+            return changed
+        known = Known(ifindex, options.mark(call.key))
+        lacks, steps = self._kernel.differences(device, want, fd, known)
+        found = tuple(dict.fromkeys((*changed, *(lacks or map(told, steps)), *down(steps))))
+        if not repair or not (lacks or steps):
             return found
         if not steps or replaces(steps, want.ifname) or device.is_contested(steps):
             why = (
                 "another attachment may want it so" if device.is_contested(steps) else "it cannot be repaired in place"
             )
             raise errors.CNIError(errors.Code.INTERNAL, f"{'; '.join(found)}: {why}")
-        self._kernel.settle(device, want, fd, lambda note: self._notes.save(call.key, note), ifindex)
+        self._kernel.settle(device, want, fd, lambda note: self._notes.save(call.key, note), known)
         return found
 
     def look_on_node(
@@ -188,16 +189,15 @@ class Native:
         device = self._device(call)
         if not device.host_end():
             return ()
-        return self._kernel.settle_node_side(device, fd, pod_end, repair=repair)
+        changed = self._host_end(device, call.key, fd, pod_end.index, repair=repair)
+        if changed and not repair:
+            return changed
+        return (*changed, *self._kernel.settle_node_side(device, fd, pod_end, repair=repair))
 
-    def _renamed_host_end(self, device: Device, key: Key, fd: int, *, repair: bool) -> tuple[str, ...]:
-        name = device.host_end()
-        end = self._kernel.pod_link(fd, key.ifname) if name and not self._kernel.is_on_node(name) else None
-        if end is None:
+    def _host_end(self, device: Device, key: Key, fd: int, ifindex: int, *, repair: bool) -> tuple[str, ...]:
+        if not device.host_end():
             return ()
-        if repair and not self._kernel.rename_host_end(end, name, options.derived_mac(key, "host")):
-            return ()
-        return (f"host end {name} has another name",)
+        return self._kernel.restore_host_end(device, fd, ifindex, options.derived_mac(key, "host"), repair=repair)
 
     def mend(self, key: Key, config: Mapping[str, Any]) -> None:
         """Make whole again what an attachment shares with others of the node (devices.contract, rule 6).

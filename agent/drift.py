@@ -1,4 +1,4 @@
-"""From kernel events to the pods whose attachments they are about, and to a look at those, soon but not at once.
+"""From events to the pods whose attachments they are about, and to a look at those, soon but not at once.
 
 Rules
 1. Events are read BATCH_S after the first one: what somebody does in many steps is looked at once.
@@ -10,6 +10,10 @@ Rules
    host end, its bridge) is repaired, by agent.upkeep; what is done to it in the pod is not heard of.
 5. A link or an address that comes to the node may be what others wait for: who does, tries again at once.
 6. Where pods are not heard of, everything is looked at every RELOOK_S, else every RARELY_S: settings have no events.
+7. A look at everything, as at the start, is spread: SPREAD attachments every BATCH_S. What is heard of meanwhile, and
+   what users ask for, does not wait behind it.
+8. A pod may change its own addresses and routes on and on. Where looks find nothing wrong the next ones wait (rule 2 of
+   agent.suspects); but not if a link is gone.
 """
 
 from __future__ import annotations
@@ -19,107 +23,35 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 
 from agent import netns, rtnl
 from agent.journal import Journal
-from agent.model import ContainerID, Key, Origin, Phase, PodUID, Record
-from agent.needs import ADDRESS, ANY, needs
+from agent.model import ContainerID, Key, Origin, PodUID, Record
+from agent.needs import ADDRESS, ANY
 from agent.sandboxes import Sandbox
+from agent.suspects import Map, Suspects
+from agent.switchwatch import Switches
 from agent.watch import NODE, Event, Watch, What
 from cni import errors
 
 BATCH_S, OWN_S, LATER_S = 0.1, 0.2, 0.4
 RELOOK_S, RARELY_S, LOST_S = 60.0, 600.0, 30.0
+SPREAD = 10  # a look takes some 2.5 ms
 _OUR_HOST_END = re.compile(r"hni?[0-9a-f]{11,12}")
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Suspected:
-    """Attachments of one pod that are to be looked at; those of `by_others` because somebody else was at work."""
-
-    keys: set[Key] = field(default_factory=set)
-    by_others: set[Key] = field(default_factory=set)
-
-
-class Suspects:
-    """What passes are to look at. Safe for use by many threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[PodUID, Suspected] = {}
-
-    def add(self, uid: PodUID, keys: Collection[Key], *, by_others: bool) -> None:
-        with self._lock:
-            suspected = self._of.setdefault(uid, Suspected())
-            suspected.keys.update(keys)
-            if by_others:
-                suspected.by_others.update(keys)
-
-    def take(self, uid: PodUID) -> Suspected:
-        """Return what is to be looked at, and forget it."""
-        with self._lock:
-            return self._of.pop(uid, None) or Suspected()
-
-
-class Map:
-    """Which attachments an event is about. Used by one thread."""
-
-    def __init__(self) -> None:
-        self._records: dict[Key, Record] = {}
-        self._by_need: dict[str, set[Key]] = {}
-        self._by_index: dict[tuple[ContainerID, int], Key] = {}
-
-    def follow(self, records: Iterable[Record]) -> None:
-        """Know these, and no others."""
-        now = {record.key: record for record in records if record.phase is Phase.ATTACHED}
-        for key, record in tuple(self._records.items()):
-            if now.get(key) is not record:
-                self._drop(record)
-        for key, record in now.items():
-            if key not in self._records:
-                self._records[key] = record
-                self._by_index[key.container_id, record.ifindex] = key
-                for name in needs(record):
-                    self._by_need.setdefault(name, set()).add(key)
-
-    def records(self) -> Collection[Record]:
-        return self._records.values()
-
-    def record(self, key: Key) -> Record:
-        return self._records[key]
-
-    def on_node(self, name: str) -> Collection[Key]:
-        """Return the attachments that need the node's link of that name."""
-        return self._by_need.get(name, ())
-
-    def in_pod(self, container_id: ContainerID, index: int) -> Collection[Key]:
-        """Return the attachment of that link; of an unknown one (0) any may be."""
-        if index:
-            key = self._by_index.get((container_id, index))
-            return () if key is None else (key,)
-        return [key for key in self._records if key.container_id == container_id]
-
-    def _drop(self, record: Record) -> None:
-        del self._records[record.key]
-        self._by_index.pop((record.key.container_id, record.ifindex), None)
-        for name in needs(record):
-            if keys := self._by_need.get(name):
-                keys.discard(record.key)
-                if not keys:
-                    del self._by_need[name]
-
-
 class Drift:
     """A thread that hears what changes, and has it looked at."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 it stands between those who hear and those who look
         self,
         journal: Journal,
         watch: Watch,
+        switches: Switches,
         suspects: Suspects,
         look: Callable[[PodUID], None],
         came: Callable[[Collection[str]], None],
@@ -128,6 +60,7 @@ class Drift:
         """`look` starts a pass over a pod; `came` is told the names of links that are new, or up, on the node."""
         self._journal = journal
         self._watch = watch
+        self._switches = switches
         self._suspects = suspects
         self._start_pass = look
         self._came = came
@@ -139,6 +72,9 @@ class Drift:
         self._running: set[PodUID] = set()
         self._ended: dict[PodUID, float] = {}  # passes, lately
         self._later: dict[PodUID, set[Key]] = {}  # rule 2
+        self._spread: deque[Key] = deque()  # rule 7
+        self._paced: dict[Key, float] = {}  # rule 8: when they are looked at
+        self._ports: deque[str] = deque()  # of which the switches have told
         self._closing = False
         self._looked, self._looked_for_lost = time.monotonic(), time.monotonic() - LOST_S
         self._has_lost = False
@@ -146,18 +82,17 @@ class Drift:
         self.runtimes: Callable[[Collection[Record]], None] = lambda _: None  # rule 4: who sees to these
 
     def start(self) -> None:
-        """Listen. What has happened before is found by the passes of the start, which look at everything."""
-        self._map.follow(self._journal.records())
-        for record in self._map.records():
-            if record.pod is not None:
-                self._suspects.add(record.pod.uid, [record.key], by_others=False)
-        self.runtimes([record for record in self._map.records() if record.origin is Origin.RUNTIME])
+        """Listen, and look at everything for what has happened before."""
+        self._switches.changed = self._port_changed
+        self._follow()
+        self._look_at_everything()
         self._thread.start()
 
     def close(self) -> None:
         self._closing = True
         self._watch.wake()
         self._thread.join()
+        self._switches.close()
         self._watch.close()
 
     @contextlib.contextmanager
@@ -192,51 +127,76 @@ class Drift:
     def _run(self) -> None:
         while not self._closing:
             try:
-                self._watch.wait(self._next_s())
+                self._watch.wait(self._next_s(time.monotonic()))
                 if not self._closing:
                     time.sleep(BATCH_S)
-                    self._hear(self._watch.read())
+                    self._hear([*self._watch.read(), *self._of_switches()])
                     self._look_for_the_lost(time.monotonic())
                     self._look_later(time.monotonic())
+                    self._look_on(time.monotonic())
                     self._relook(time.monotonic())
             except Exception:
                 log.exception("drift")  # the next event may fare better
                 time.sleep(BATCH_S)
 
-    def _next_s(self) -> float:
-        return LATER_S / 2 if self._later or self._has_lost else RELOOK_S
+    def _next_s(self, now: float) -> float:
+        if self._spread:
+            return 0.0
+        due = min(self._paced.values(), default=now + RELOOK_S) - now
+        return max(0.0, min(due, LATER_S / 2 if self._later or self._has_lost else RELOOK_S))
+
+    def _port_changed(self, names: Collection[str]) -> None:
+        self._ports.extend(names)
+        self._watch.wake()
+
+    def _of_switches(self) -> Iterator[Event]:
+        while self._ports:
+            yield Event(NODE, What.PORT, name=self._ports.popleft())
+
+    def _follow(self) -> None:
+        self._map.follow(self._journal.records())
+        self._switches.follow(self._map.databases())
 
     def _hear(self, events: Collection[Event]) -> None:
         if not events:
             return
-        self._map.follow(self._journal.records())
+        self._follow()
         self._has_lost |= any(event.what is What.LOST for event in events)
-        self._look({key for event in events for key in self._about(event)}, by_others=True)
+        now, suspected = time.monotonic(), dict[Key, bool]()
+        for event in events:
+            for key in self._about(event):
+                suspected[key] = suspected.get(key, False) or (event.what is What.LINK and event.gone)
+        dues = {key: now if is_gone else self._suspects.not_before(key, now) for key, is_gone in suspected.items()}
+        self._paced.update({key: due for key, due in dues.items() if due > now})
+        self._look({key for key, due in dues.items() if due <= now}, heard=True, by_others=True)
         if names := {name for event in events for name in _new_on_node(event)}:
             self._came(names)
 
     def _about(self, event: Event) -> Collection[Key]:
-        if event.what is not What.LINK and not event.gone:
+        if event.what in {What.ADDRESS, What.ROUTE} and not event.gone:
             return ()  # one address or route more harms nobody
+        is_ours = bool(_OUR_HOST_END.fullmatch(event.name))
         if event.where == NODE:
-            if event.what is What.ROUTE and not _OUR_HOST_END.fullmatch(event.name):
+            if event.what in {What.ROUTE, What.QUEUE} and not is_ours:
                 return ()  # through other links routes come and go
             return self._map.on_node(event.name) if event.name else ()
         container_id = self._numbers.get(event.where)
-        return () if container_id is None else self._map.in_pod(container_id, event.index)
+        return (
+            () if container_id is None else self._map.in_pod(container_id, event.index, event.name if is_ours else "")
+        )
 
-    def _look(self, keys: Collection[Key], *, by_others: bool) -> None:
+    def _look(self, keys: Collection[Key], *, heard: bool = False, by_others: bool = False) -> None:
         now, of_pods, of_runtimes = time.monotonic(), dict[PodUID, set[Key]](), []
-        for record in map(self._map.record, keys):
+        for record in filter(None, map(self._map.record, keys)):
             if record.origin is Origin.RUNTIME:
                 of_runtimes.append(record)
             elif record.pod is not None:
                 of_pods.setdefault(record.pod.uid, set()).add(record.key)
         for uid, its in of_pods.items():
-            if self._is_own(uid, now):
+            if heard and self._is_own(uid, now):
                 self._later.setdefault(uid, set()).update(its)
             else:
-                self._suspects.add(uid, its, by_others=by_others)
+                self._suspects.add(uid, its, heard=heard, by_others=by_others)
                 self._start_pass(uid)
         if of_runtimes:
             self.runtimes(of_runtimes)
@@ -251,32 +211,47 @@ class Drift:
             self._ended = {uid: self._ended[uid] for uid in ended}
             due = [uid for uid in self._later if uid not in self._running and uid not in ended]
         for uid in due:
-            self._suspects.add(uid, self._later.pop(uid), by_others=False)
+            self._suspects.add(uid, self._later.pop(uid), heard=True)
             self._start_pass(uid)
+
+    def _look_on(self, now: float) -> None:
+        """Look at what has waited for its turn (rules 7 and 8)."""
+        due = {key for key, when in self._paced.items() if when <= now}
+        self._paced = {key: when for key, when in self._paced.items() if key not in due}
+        self._look(due, heard=True, by_others=True)
+        self._look([self._spread.popleft() for _ in range(min(SPREAD, len(self._spread)))])
+
+    def _look_at_everything(self) -> None:
+        there = set(self._spread)
+        self._spread.extend(record.key for record in self._map.records() if record.key not in there)
 
     def _look_for_the_lost(self, now: float) -> None:
         """Rule 3; not more often than every LOST_S, for who makes so many events may go on."""
         if self._has_lost and now - self._looked_for_lost >= LOST_S:
             self._has_lost, self._looked_for_lost = False, now
-            self._map.follow(self._journal.records())
-            self._look({record.key for record in self._map.records()}, by_others=False)
+            self._follow()
+            self._look_at_everything()
 
     def _relook(self, now: float) -> None:
         """Rule 6."""
         if now - self._looked < (RARELY_S if self._watch.hears_pods else RELOOK_S):
             return
         self._looked = now
-        records = self._journal.records()
-        self._map.follow(records)
-        self._look({record.key for record in self._map.records()}, by_others=False)
+        self._follow()
+        self._look_at_everything()
+        living = {record.key.container_id for record in self._journal.records()}
+        self._suspects.keep({record.key for record in self._map.records()})
         with self._lock:
-            living = {record.key.container_id for record in records}
             self._known = {one: number for one, number in self._known.items() if one in living}
             self._numbers = {number: one for number, one in self._numbers.items() if one in living}
 
 
 def _new_on_node(event: Event) -> Collection[str]:
     """Return the names of what may be waited for (rule 5, agent.needs)."""
+    if event.what is What.LOST:
+        return (ADDRESS,)  # of links that came meanwhile the watch tells
     if event.where != NODE or event.gone or _OUR_HOST_END.fullmatch(event.name):
         return ()
-    return (event.name, ANY) if event.what is What.LINK else (ADDRESS,)
+    if event.what is What.LINK:
+        return (event.name, ANY) if event.came else ()
+    return (ADDRESS,) if event.what in {What.ADDRESS, What.ROUTE} else ()

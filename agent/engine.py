@@ -22,7 +22,7 @@ from agent import adopt, metrics, netns, network
 from agent.attach import Attachments, not_ready
 from agent.attempts import Attempts
 from agent.claims import Cached, Claims
-from agent.drift import Drift, Suspects
+from agent.drift import Drift
 from agent.guests.relay import Relay
 from agent.guests.turns import Turns
 from agent.inspection import Inspector
@@ -52,7 +52,9 @@ from agent.plan import INTERFACE_EXISTS, Plan, changing, element, plan, spare
 from agent.progress import Progress
 from agent.retries import Retries
 from agent.sandboxes import Sandbox, Sandboxes
+from agent.suspects import Suspects
 from agent.sweep import Orphans, Seen, Sweep
+from agent.switchwatch import Switches
 from agent.watch import Watch
 from agent.workers import Workers
 from cni import errors
@@ -89,7 +91,7 @@ class Engine:
         self._guests = Turns(guests, self._retries, journal, self._attempts.again)
         suspects = Suspects()
         self._mending = Mending(inspector, suspects, journal, self._attempts.again)
-        self.drift = Drift(journal, watch, suspects, self._workers.touch, self._attempts.came, view)
+        self.drift = Drift(journal, watch, Switches(view), suspects, self._workers.touch, self._attempts.came, view)
         self._seen = Seen(first={desired.pod.uid for desired in journal.pods()})
         orphans = Orphans(journal, attachments, locks, view)
         self._sweep = Sweep(

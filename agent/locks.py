@@ -28,13 +28,28 @@ class Locks:
             yield
 
     @contextmanager
+    def free(self, name: str) -> Iterator[bool]:
+        """Hold this lock if nobody has it; the body of the `with` is told whether it is held."""
+        with self._counted(name) as lock:
+            is_held = lock.acquire(blocking=False)
+            try:
+                yield is_held
+            finally:
+                if is_held:
+                    lock.release()
+
+    @contextmanager
     def _one(self, name: str) -> Iterator[None]:
+        with self._counted(name) as lock, lock:
+            yield
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[threading.Lock]:
         with self._guard:
             lock, users = self._locks.get(name, (threading.Lock(), 0))
             self._locks[name] = (lock, users + 1)
         try:
-            with lock:
-                yield
+            yield lock
         finally:
             with self._guard:
                 lock, users = self._locks[name]

@@ -9,7 +9,8 @@ Rules
 4. A link that a runtime made may have gone because the pod ends: its DEL comes before we hear of the end. It is made
    anew only if the sandbox still lives LEAVING_S later.
 5. Other plugins' CHECK runs when somebody else was at work, every CHECK_S at most, and of all pods' CHECKS at once:
-   a bridge of theirs that is deleted is about all its pods.
+   a bridge of theirs that is deleted is about all its pods. Who waits for its turn is not looked at meanwhile, and is
+   called when one ends, or TURN_S later.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ import datetime as dt
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from agent import metrics
-from agent.drift import Suspects
 from agent.inspection import Found, Inspector
 from agent.journal import Journal
 from agent.model import ContainerID, Desired, Key, NotReady, Origin, Phase, PodUID, Record
 from agent.plan import Keep
 from agent.progress import Progress
 from agent.repairs import Repairs, lost
+from agent.suspects import Suspected, Suspects
 from cni import errors
 
-CHECK_S, CHECK_LONGEST_S, CHECKS, TURN_S = 10.0, 300.0, 4, 1.0
+CHECK_S, CHECK_LONGEST_S, CHECKS, TURN_S = 10.0, 300.0, 4, 10.0
 LEAVING_S = 10.0
 REPORTED = "left as it is, as the policy says"
 LEAVING = "the pod may be about to end"
-FOUGHT = "repaired before and changed again: the next repair waits"
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class Mending:
         self._again = again
         self._of: dict[PodUID, Repairs] = {}
         self._turns = threading.Semaphore(CHECKS)
+        self._lock = threading.Lock()  # of the next
+        self._waiting: dict[PodUID, None] = {}  # for a turn, in their order
 
     def with_the_gone(
         self, desired: Desired, sandbox: ContainerID, records: Collection[Record], links: Mapping[str, int]
@@ -60,6 +63,8 @@ class Mending:
         repairs.anew.clear()
         whole = [one for one in records if one.key.container_id == sandbox and _is_ours_and_whole(one)]
         gone = lost(whole, links)
+        uid = desired.pod.uid
+        repairs.heard = frozenset(one.key for one in gone if self._suspects.is_heard_of(uid, one.key))
         for record in whole:
             if record not in gone:
                 repairs.is_there(record.key)
@@ -79,7 +84,7 @@ class Mending:
             self._look_again(desired, key, leaving)
             return True
         if (not_before := repairs.not_before(key, now)) > now:
-            self._drifted(desired, key, differences, FOUGHT, is_gone=True)
+            self._told(desired, key, is_news=repairs.fought(key, differences, is_gone=True))
             self._look_again(desired, key, not_before)
             return True
         repairs.tried(key, now, _clock())
@@ -91,13 +96,14 @@ class Mending:
         desired = progress.desired
         repairs, suspected = self._repairs(desired), self._suspects.take(desired.pod.uid)
         progress.is_look = bool(suspected.keys)
+        repairs.heard = frozenset(suspected.heard)
         for record in (step.record for step in kept):
             key = record.key
             standing = repairs.standing(key)
             if standing and standing.is_gone:
                 continue
             if key in suspected.keys or repairs.is_drifted(key) or key in repairs.unasked:
-                self._try_to_look(desired, record, foreign=key in suspected.by_others)
+                self._try_to_look(desired, record, suspected)
             else:
                 repairs.well(key, time.monotonic())
 
@@ -126,39 +132,48 @@ class Mending:
         """The pod has ended."""
         self._of.pop(uid, None)
         self._suspects.take(uid)
+        with self._lock:
+            self._waiting.pop(uid, None)
 
-    def _try_to_look(self, desired: Desired, record: Record, *, foreign: bool) -> None:
+    def _try_to_look(self, desired: Desired, record: Record, suspected: Suspected) -> None:
         """What cannot be looked at stays suspect, and is looked at again as late as a repair that others undo."""
         uid, key, now = desired.pod.uid, record.key, time.monotonic()
+        repairs, foreign = self._repairs(desired), key in suspected.by_others
         try:
-            self._look(desired, record, foreign=foreign)
+            if key in suspected.keys or not repairs.is_to_be_asked_about(key, now, CHECK_S, CHECK_LONGEST_S):
+                self._look(desired, record, foreign=foreign)
+                return
+            with self._turn(uid) as has_turn:
+                if has_turn:
+                    self._look(desired, record, foreign=foreign, has_turn=True)
         except (NotReady, errors.CNIError) as problem:
             log.warning("pod %s: %s cannot be looked at: %s", desired.pod, key.ifname, problem)
-            repairs = self._repairs(desired)
             repairs.tried(key, now, _clock())
             self._suspects.add(uid, [key], by_others=foreign)
             self._look_again(desired, key, repairs.not_before(key, now))
 
     # -- one attachment ---------------------------------------------------------------------------------------------
 
-    def _look(self, desired: Desired, record: Record, *, foreign: bool) -> None:
+    def _look(self, desired: Desired, record: Record, *, foreign: bool, has_turn: bool = False) -> None:
         repairs, key, now = self._repairs(desired), record.key, time.monotonic()
         if repairs.has_to_wait(key, now):
             self._look_again(desired, key, repairs.not_before(key, now))
             return
         is_shared = bool(desired.vm or record.guest)
         found = self._inspector.look(record, shared=is_shared, repair=False)
+        if key in repairs.heard:
+            self._suspects.found(key, now, is_wrong=bool(found.differences))
         if not found.differences:
             if not is_shared and self._inspector.has_others(record):
-                self._check(desired, record, foreign=foreign)
+                self._check(desired, record, foreign=foreign, has_turn=has_turn)
             else:
-                repairs.well(key, now)
+                self._well(desired, key)
         elif not self._inspector.repairs(record):
             repairs.tried(key, now, _clock())
             self._drifted(desired, key, found.differences, REPORTED)
             self._look_again(desired, key, repairs.not_before(key, now))
         elif (not_before := repairs.not_before(key, now)) > now:
-            self._drifted(desired, key, found.differences, FOUGHT)
+            self._told(desired, key, is_news=repairs.fought(key, found.differences))
             self._look_again(desired, key, not_before)
         else:
             self._repair(desired, record, found, is_shared=is_shared)
@@ -173,45 +188,82 @@ class Mending:
         else:
             self._repaired(desired, key, found.differences)
 
-    def _check(self, desired: Desired, record: Record, *, foreign: bool) -> None:
+    def _check(self, desired: Desired, record: Record, *, foreign: bool, has_turn: bool) -> None:
         """Ask other plugins, from when somebody else was at work until they are content (rule 5)."""
         repairs, key, now = self._repairs(desired), record.key, time.monotonic()
         if foreign:
             repairs.unasked.add(key)
         if key not in repairs.unasked:
-            repairs.well(key, now)
-            return
-        if now < (not_before := repairs.check_not_before(key, CHECK_S, CHECK_LONGEST_S)):
-            self._look_again(desired, key, not_before)
-            return
-        if not self._turns.acquire(blocking=False):
-            self._again(desired.pod.uid, now + TURN_S)
-            return
-        try:
-            found = self._inspector.check(record)
-            repairs.checked(key, now, is_content=not found.differences)
-        finally:
-            self._turns.release()
+            self._well(desired, key)
+        elif not repairs.is_to_be_asked_about(key, now, CHECK_S, CHECK_LONGEST_S):
+            self._look_again(desired, key, repairs.check_not_before(key, CHECK_S, CHECK_LONGEST_S))
+        elif has_turn:
+            self._ask(desired, record)
+        else:
+            with self._turn(desired.pod.uid) as is_given:
+                if is_given:
+                    self._ask(desired, record)
+
+    def _ask(self, desired: Desired, record: Record) -> None:
+        repairs, key, now = self._repairs(desired), record.key, time.monotonic()
+        found = self._inspector.check(record)
+        repairs.checked(key, now, is_content=not found.differences)
         if found.differences:
             self._drifted(desired, key, found.differences, found.problem)
             self._look_again(desired, key, repairs.check_not_before(key, CHECK_S, CHECK_LONGEST_S))
         else:
             repairs.unasked.discard(key)
-            repairs.well(key, now)
+            self._well(desired, key)
+
+    @contextmanager
+    def _turn(self, uid: PodUID) -> Iterator[bool]:
+        """Hold one of the turns, if there is one; else the pod comes back for it."""
+        with self._lock:
+            is_given = self._turns.acquire(blocking=False)
+            self._waiting.pop(uid, None) if is_given else self._waiting.setdefault(uid)
+        if not is_given:
+            self._again(uid, time.monotonic() + TURN_S)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._lock:
+                self._turns.release()
+                following = next(iter(self._waiting), None)
+                if following is not None:
+                    del self._waiting[following]
+            if following is not None:
+                self._again(following, time.monotonic())
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
     def _drifted(
         self, desired: Desired, key: Key, differences: Collection[str], why: str, *, is_gone: bool = False
     ) -> None:
-        if self._repairs(desired).drifted(key, differences, why, is_gone=is_gone):
-            metrics.DRIFT.labels("reported").inc()
-            log.warning("pod %s: %s has drifted: %s: %s", desired.pod, key.ifname, "; ".join(differences), why)
+        is_news = self._repairs(desired).drifted(key, differences, why, is_gone=is_gone)
+        self._told(desired, key, is_news=is_news)
 
     def _repaired(self, desired: Desired, key: Key, differences: Collection[str]) -> None:
-        metrics.DRIFT.labels("repaired").inc()
-        if self._repairs(desired).repaired(key, differences):
-            log.warning("pod %s: %s had drifted and is repaired: %s", desired.pod, key.ifname, "; ".join(differences))
+        repairs = self._repairs(desired)
+        metrics.DRIFT.labels("repaired", repairs.cause(key)).inc()
+        is_news, standing = repairs.repaired(key, differences), repairs.standing(key)
+        if is_news and standing:
+            log.warning("pod %s: %s had drifted and is repaired: %s", desired.pod, key.ifname, standing.message)
+        self._well(desired, key)
+
+    def _told(self, desired: Desired, key: Key, *, is_news: bool) -> None:
+        repairs = self._repairs(desired)
+        if is_news and (standing := repairs.standing(key)):
+            metrics.DRIFT.labels("reported", repairs.cause(key)).inc()
+            log.warning("pod %s: %s has drifted: %s", desired.pod, key.ifname, standing.message)
+
+    def _well(self, desired: Desired, key: Key) -> None:
+        """A storm is told until it is over: then is the next look."""
+        repairs = self._repairs(desired)
+        repairs.well(key, time.monotonic())
+        if repairs.is_drifted(key):
+            self._look_again(desired, key, repairs.ends(key))
 
     def _look_again(self, desired: Desired, key: Key, due: float) -> None:
         if self._repairs(desired).asks(key, due):

@@ -20,7 +20,11 @@ PASSES = Histogram("hotnic_agent_pass_seconds", "One pass over one pod", buckets
 ATTACH = Histogram("hotnic_agent_attach_seconds", "One attachment made, or failed", buckets=_SECONDS)
 DETACH = Histogram("hotnic_agent_detach_seconds", "One attachment removed, or not", buckets=_SECONDS)
 FAILURES = Counter("hotnic_agent_failures_total", "Failed additions and removals", ("verb", "reason"))
-DRIFT = Counter("hotnic_agent_drift_total", "Attachments found changed by others, and what came of it", ("outcome",))
+DRIFT = Counter(
+    "hotnic_agent_drift_total",
+    "Attachments found changed by others, what came of it, and whether an event led to it or a look now and then",
+    ("outcome", "cause"),
+)
 CNI_CALLS = Counter("hotnic_agent_cni_calls_total", "Calls of the CNI executable", ("command", "code"))
 RECORDS = Gauge("hotnic_agent_records", "Attachments in the journal")
 PODS = Gauge("hotnic_agent_pods", "Pods with a desired set in the journal")
@@ -30,25 +34,39 @@ CALLER_S = 10.0  # a caller that sends or reads nothing must not hold its thread
 
 log = logging.getLogger(__name__)
 
+Reasons = Callable[[], tuple[str, ...]]
 
-def serve(address: str, waiting_for: Callable[[], tuple[str, ...]]) -> ThreadingHTTPServer:
-    """Serve on `host:port`, in a thread of its own. Raises ValueError for an address that others can reach."""
+
+def serve(address: str, waiting_for: Reasons, lost: Reasons) -> ThreadingHTTPServer:
+    """Serve on `host:port`, in a thread of its own. Raises ValueError for an address that others can reach.
+
+    `waiting_for`: why this process is not ready; `lost`: why only another process in its place can be.
+    """
     host, _, port = address.rpartition(":")
     if not ipaddress.ip_address(host.strip("[]")).is_loopback:
         raise ValueError(f"--metrics-address {address}: the agent listens on loopback addresses only")
+
+    told: dict[str, tuple[str, ...]] = {}  # probes' callers read no reasons: the log has them
 
     class Handler(BaseHTTPRequestHandler):
         timeout = CALLER_S
 
         def do_GET(self) -> None:
-            waiting = waiting_for() if self.path == "/readyz" else ()
             match self.path:
                 case "/metrics":
                     self._answer(200, generate_latest(REGISTRY))
-                case "/healthz" | "/readyz":
-                    self._answer(503 if waiting else 200, "\n".join(waiting or ("ok",)).encode() + b"\n")
+                case "/healthz":
+                    self._say(lost())
+                case "/readyz":
+                    self._say(waiting_for())
                 case _:
                     self._answer(404, b"not found\n")
+
+        def _say(self, reasons: tuple[str, ...]) -> None:
+            if reasons != told.get(self.path, ()):
+                log.warning("%s: %s", self.path, "; ".join(reasons) or "ok")
+            told[self.path] = reasons
+            self._answer(503 if reasons else 200, "\n".join(reasons or ("ok",)).encode() + b"\n")
 
         def _answer(self, status: int, body: bytes) -> None:
             self.send_response(status)

@@ -1,13 +1,15 @@
 """Pure: which links of the node an attachment stands on, or would: those that it reads, those that its result names.
 
 Rules
-1. Names only. What is chosen otherwise (by a MAC, by its device) may be any: ANY. Where a route or an address of the
-   node decides, it is that which is needed: ADDRESS.
+1. Names only; and the path of the database that has a port of it (Open vSwitch). What is chosen otherwise (by a MAC,
+   by its device) may be any: ANY. Where a route or an address of the node decides, it is that which is needed: ADDRESS.
 2. Of other plugins' configurations the keys count that are used for it everywhere.
+3. The link that an attachment's bandwidth takes besides its own (agent.shaping) may be on the node or in the pod.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,7 +27,7 @@ _KEYS = ("master", "bridge", "device", "hostInterface")
 
 def needs(record: Record) -> frozenset[str]:
     """Return the names for an attachment that is there."""
-    found = set(needed(record.config, record.network.rpartition("/")[2], record.key))
+    found = set(_needed(record.config, record.network.rpartition("/")[2], record.key))
     try:
         made = result.decode(record.result or {})
     except errors.CNIError:
@@ -33,13 +35,16 @@ def needs(record: Record) -> frozenset[str]:
     return frozenset(found | {one.name for one in made.interfaces if not one.sandbox})
 
 
-def needed(config: str, name: str, key: Key | None = None) -> frozenset[str]:
-    """Return the names for a network's configuration, which may be invalid. `key`: of the attachment that is there."""
+@functools.lru_cache(maxsize=1024)  # many pods wait for one network, whenever a link comes
+def needed(config: str, name: str) -> frozenset[str]:
+    """Return the names for a network's configuration, which may be invalid."""
+    return _needed(config, name, Key(ContainerID("any"), "net1"))
+
+
+def _needed(config: str, name: str, key: Key) -> frozenset[str]:
     try:
         net = network.parse(config, name)
-        return frozenset(
-            one for plugin in net.plugins for one in _of_plugin(plugin, key or Key(ContainerID("any"), "net1"))
-        )
+        return frozenset(one for plugin in net.plugins for one in _of_plugin(plugin, key))
     except errors.CNIError:
         return frozenset()
 
@@ -51,12 +56,14 @@ def _of_plugin(plugin: Mapping[str, Any], key: Key) -> Iterator[str]:
             yield ADDRESS
         return
     device = devices.parse(options.Call(key, plugin))
+    if device.interface.bandwidth:
+        yield device.interface.bandwidth.companion
     for read in device.reads():
         match read:
             case NamedLink(name, Where.NODE) if name != key.ifname:
                 yield name
-            case SwitchPort(_, bridge, name):
-                yield from (bridge, name)
+            case SwitchPort(database, bridge, name):
+                yield from (database, bridge, name)
             case Chosen("hostInterface", name):
                 yield name
             case Chosen():

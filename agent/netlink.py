@@ -13,23 +13,32 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from agent import interface, netns, rtnl, shaping
+from agent import hostend, interface, netns, rtnl, shaping
 from agent.apply import apply, read
 from agent.devices.contract import Device
 from agent.layer3 import add_route, addresses, main_table, routes, uplinks
 from agent.links import Have, Interface, Link, Read, Step, down, everywhere, told
 from agent.locks import Locks
 from agent.model import Displaced
-from agent.place import NO_STATISTICS, UP, Gone, Place, delete, found, get, index, link, message_of, translated
+from agent.place import NO_STATISTICS, Gone, Place, delete, found, get, index, link, message_of, translated
+from agent.renaming import rename
 from agent.underlay import Underlay
 from cni import errors, result
 
 _MAIN_TABLE = 254
 _NAME = 15  # bytes of a link's own name; other names may be longer
 _ROUNDS = 3  # the kernel may undo a neighbour of what was changed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A link in the pod that the journal knows to be an attachment's, whatever alias the pod has given it."""
+
+    index: int
+    alias: str  # which it has had from us, if any
 
 
 class Kernel:
@@ -65,10 +74,6 @@ class Kernel:
         except errors.CNIError:
             return True  # no name that the kernel takes: whatever a plugin makes of it, it is not known to be harmless
         return there is not None and there.index in uplinks(node)
-
-    def is_on_node(self, name: str) -> bool:
-        """Whether the node has a link of that name."""
-        return get(self._node(), name) is not None
 
     def bridge_mac(self, name: str) -> str:
         """Return the MAC that the node's bridge of that name has now, "" where there is none."""
@@ -111,26 +116,19 @@ class Kernel:
             return found(pod, f"link {ifindex}", {"index": ifindex}, [])
 
     def rename_in_pod(self, netns_fd: int, old: Link, name: str) -> None:
-        """Give a link of the pod another name; it is down for that moment."""
-        with _inside(netns_fd) as pod, translated(f"rename {old.name} to {name}"):
-            pod.do(rtnl.SETLINK, {"index": old.index, "flags": 0, "change": 1}, [])
-            pod.do(rtnl.SETLINK, {"index": old.index}, [("IFLA_IFNAME", name)])
-            if old.up:
-                pod.do(rtnl.SETLINK, {"index": old.index, **UP}, [])
+        """Give a link of the pod another name."""
+        with _inside(netns_fd) as pod:
+            rename(pod, old, name)
 
-    def rename_host_end(self, pod_end: Link, name: str, mac: str) -> bool:
-        """Give the other end of a pod's veth its name back, if it has that MAC and another name; whether it had.
+    def restore_host_end(
+        self, device: Device, netns_fd: int, ifindex: int, mac: str, *, repair: bool
+    ) -> tuple[str, ...]:
+        """Return what is wrong with the other end of a pod's pair; `repair`: undo it (agent.hostend).
 
-        It is down afterwards.
+        `ifindex`: of the end in the pod. `mac`: of the other one. Raises CNIError as `settle`.
         """
-        node = self._node()
-        host = found(node, f"link {pod_end.parent}", {"index": pod_end.parent}, []) if pod_end.parent else None
-        if host is None or (host.kind, host.mac) != ("veth", mac) or host.name == name:
-            return False
-        with translated(f"rename {host.name} to {name}"):
-            node.do(rtnl.SETLINK, {"index": host.index, "flags": 0, "change": 1}, [])
-            node.do(rtnl.SETLINK, {"index": host.index}, [("IFLA_IFNAME", name)])
-        return True
+        with self._place(device, netns_fd) as place:
+            return hostend.restore(place, ifindex, device.host_end(), mac, repair=repair)
 
     def pod_links(self, netns_fd: int) -> tuple[Link, ...]:
         """Return all links of the pod."""
@@ -155,17 +153,17 @@ class Kernel:
         want: Interface,
         netns_fd: int,
         remember: Callable[[Mapping[str, Any]], None],
-        ifindex: int = 0,
+        known: Known | None = None,
     ) -> Have:
         """Read, plan, apply, read again, until the plan is empty; return what is there then.
 
-        `ifindex`: of the link in the pod that is there already; if it is not, under its name, nothing is made of it.
+        `known`: the link in the pod that is there already; if it is not, under its name, nothing is made of it.
         `remember` is called before the first step with what the device must not forget, if anything. Raises CNIError:
         7 for a conflict, 11 where the kernel was busy, 999 for any other refusal of the kernel.
         """
         with self._place(device, netns_fd) as place:
-            have = _read(place, device, want)
-            if ifindex and (have.pod is None or have.pod.index != ifindex):
+            have = _read(place, device, want, known=known)
+            if known and (have.pod is None or have.pod.index != known.index):
                 raise Gone(errors.Code.TRY_AGAIN, f"interface {want.ifname} has just gone")
             if (memory := device.memory(have)) is not None:
                 remember(memory)
@@ -175,15 +173,17 @@ class Kernel:
                     return have
                 for step in steps:
                     apply(place, step)
-                have = _read(place, device, want)
+                have = _read(place, device, want, known=known)
         if steps := _plan(device, want, have):
             raise errors.CNIError(errors.Code.TRY_AGAIN, f"interface {want.ifname} does not settle", str(steps))
         return have
 
-    def differences(self, device: Device, want: Interface, netns_fd: int) -> tuple[tuple[str, ...], tuple[Step, ...]]:
+    def differences(
+        self, device: Device, want: Interface, netns_fd: int, known: Known
+    ) -> tuple[tuple[str, ...], tuple[Step, ...]]:
         """Return what CHECK would report, and what `settle` would do first. Raises CNIError as `settle`."""
         with self._place(device, netns_fd) as place:
-            have = _read(place, device, want)
+            have = _read(place, device, want, known=known)
             return mismatches(device, want, have), _plan(device, want, have)
 
     def settle_node_side(self, device: Device, netns_fd: int, pod_end: Link, *, repair: bool) -> tuple[str, ...]:
@@ -292,7 +292,9 @@ def mismatches(device: Device, want: Interface, have: Have) -> tuple[str, ...]:
     )
 
 
-def _read(place: Place, device: Device, want: Interface, besides: tuple[Read, ...] = ()) -> Have:
+def _read(
+    place: Place, device: Device, want: Interface, besides: tuple[Read, ...] = (), known: Known | None = None
+) -> Have:
     wanted = (*device.reads(), *interface.reads(want), *shaping.reads(want, device.host_end()), *besides)
     facts = {what: read(place, what) for what in wanted}
     if place.pod is None:
@@ -303,13 +305,17 @@ def _read(place: Place, device: Device, want: Interface, besides: tuple[Read, ..
     layer3 = bool(want.addresses or want.routes or want.leaving)
     with translated(f"read addresses and routes of {want.ifname}"):
         return Have(
-            pod=link(message),
+            pod=_marked(link(message), known),
             flags=message.flags,
             transmit_queue=message.queue,
             addresses=addresses(place.pod, message.index) if layer3 else frozenset(),
             routes=routes(place.pod, message.index) if layer3 else frozenset(),
             facts=facts,
         )
+
+
+def _marked(there: Link, known: Known | None) -> Link:
+    return replace(there, alias=known.alias) if known and known.index == there.index else there
 
 
 def _versions(gateways: tuple[str, ...]) -> tuple[int, ...]:

@@ -6,16 +6,21 @@ Rules
 2. Repairs that follow one another so are one incident, and told as one: its text has the time of its beginning, so that
    a later incident is news, and nothing that each repair would change.
 3. A repair is told for TOLD_S.
+4. After STORM repairs of an incident nothing of it is news any more: it is told as one damage that comes back, with a
+   text that stays the same, until it has been quiet for so long that the incident is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.model import DRIFT_REPAIRED, DRIFTED, Key, Record
 
 FIRST_S, LONGEST_S, QUIET_S, TOLD_S = 1.0, 60.0, 10.0, 600.0
+STORM = 3
+FOUGHT = "repaired before and changed again: the next repair waits"
+AGAIN_AND_AGAIN = "changed again and again since then: repaired ever more rarely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Standing:
 @dataclass(slots=True)
 class _Incident:
     tries: int = 0
+    repairs: int = 0  # tries that went well
     last: float = 0.0
     since: str = ""
     told: str = ""  # of the first repair
@@ -40,8 +46,16 @@ class _Incident:
     def wait_s(self) -> float:
         return min(FIRST_S * 2.0 ** min(self.tries - 1, 20), LONGEST_S)
 
+    @property
+    def ends(self) -> float:
+        return self.last + max(QUIET_S, 2 * self.wait_s)
+
+    @property
+    def is_storm(self) -> bool:
+        return self.repairs > STORM
+
     def is_over(self, now: float) -> bool:
-        return not self.tries or now - self.last > max(QUIET_S, 2 * self.wait_s)
+        return not self.tries or now > self.ends
 
 
 class Repairs:
@@ -50,6 +64,7 @@ class Repairs:
     def __init__(self) -> None:
         self._incidents: dict[Key, _Incident] = {}
         self.anew: set[Key] = set()  # to be attached anew by the pass that is under way
+        self.heard: frozenset[Key] = frozenset()  # which that pass looks at because of an event
         self.unasked: set[Key] = set()  # of whose state other plugins are to be asked
         self.asked: dict[Key, float] = {}  # when they were
         self._discontent: dict[Key, int] = {}  # how often in a row they were not content
@@ -74,7 +89,7 @@ class Repairs:
         """Take note that it is repaired now; `clock`: the time of day."""
         incident = self._incidents.setdefault(key, _Incident())
         if incident.is_over(now):
-            incident.tries, incident.since, incident.told = 0, clock, ""
+            incident.tries, incident.repairs, incident.since, incident.told = 0, 0, clock, ""
         incident.tries, incident.last = incident.tries + 1, now
 
     def gone_since(self, key: Key, now: float) -> float:
@@ -89,6 +104,10 @@ class Repairs:
         """Take note of what the other plugins said."""
         self.asked[key] = now
         self._discontent[key] = 0 if is_content else self._discontent.get(key, 0) + 1
+
+    def is_to_be_asked_about(self, key: Key, now: float, first_s: float, longest_s: float) -> bool:
+        """Whether the other plugins are to be asked, and may be by now."""
+        return key in self.unasked and now >= self.check_not_before(key, first_s, longest_s)
 
     def check_not_before(self, key: Key, first_s: float, longest_s: float) -> float:
         """Return when the other plugins may be asked again: ever later while they say the same; 0.0: at once."""
@@ -111,19 +130,38 @@ class Repairs:
         text = "; ".join(dict.fromkeys(filter(None, (*differences, why))))
         return self._tell(key, Standing(DRIFTED, text, is_gone))
 
+    def fought(self, key: Key, differences: Collection[str], *, is_gone: bool = False) -> bool:
+        """Somebody has undone a repair, and the next one waits. Return whether that is news."""
+        if self._incidents[key].is_storm:
+            return self._tell(key, self._steady(key, is_gone=is_gone))
+        return self.drifted(key, differences, FOUGHT, is_gone=is_gone)
+
     def repaired(self, key: Key, differences: Collection[str]) -> bool:
         """It is as it should be again. Return whether that is news."""
         incident = self._incidents[key]
+        incident.repairs += 1
         incident.told = incident.told or f"at {incident.since}: {'; '.join(differences)}"  # rule 2
-        return self._tell(key, Standing(DRIFT_REPAIRED, incident.told))
+        return self._tell(key, self._steady(key) if incident.is_storm else Standing(DRIFT_REPAIRED, incident.told))
 
     def well(self, key: Key, now: float) -> None:
-        """It is as it should be (rule 3)."""
+        """It is as it should be (rules 3 and 4)."""
         incident = self._incidents.get(key)
         if incident is None or incident.standing is None:
             return
-        if incident.standing.reason == DRIFTED or now - incident.last > TOLD_S:
+        if incident.is_storm and not incident.is_over(now):
+            incident.standing = replace(incident.standing, is_gone=False)
+        elif incident.is_storm:
+            incident.repairs, incident.standing = 0, Standing(DRIFT_REPAIRED, incident.told)
+        elif incident.standing.reason == DRIFTED or now - incident.last > TOLD_S:
             incident.standing = None
+
+    def ends(self, key: Key) -> float:
+        """Return when the incident is over, if nothing more happens."""
+        return self._incidents[key].ends
+
+    def cause(self, key: Key) -> str:
+        """Return why it is looked at in the pass that is under way, for the metric."""
+        return "event" if key in self.heard else "look"
 
     def is_idle(self) -> bool:
         """Whether nothing is known of any attachment: there is nothing to tell."""
@@ -136,6 +174,9 @@ class Repairs:
         self._discontent = {key: count for key, count in self._discontent.items() if key in keys}
         self._gone = {key: since for key, since in self._gone.items() if key in keys}
         self.unasked &= set(keys)
+
+    def _steady(self, key: Key, *, is_gone: bool = False) -> Standing:
+        return Standing(DRIFTED, f"{self._incidents[key].told}; {AGAIN_AND_AGAIN}", is_gone)
 
     def _tell(self, key: Key, standing: Standing) -> bool:
         incident = self._incidents.setdefault(key, _Incident())

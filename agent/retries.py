@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agent.model import PodUID, State
 
 FIRST_S, LONGEST_S = 0.5, 300.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failure:
+    """`not_before` may still change: a pod's pass and those that hasten it work on one Failure, or on one forgotten."""
+
     state: State
     reason: str
     message: str
@@ -67,9 +69,9 @@ class Retries:
 
     def hasten(self, uid: PodUID, due: float) -> None:
         """What this pod waits for may have come: its tries are due then, if not earlier, and count as before."""
-        for wish, failure in tuple(self._failures.get(uid, {}).items()):
+        for failure in tuple(self._failures.get(uid, {}).values()):
             if failure.state is not State.REFUSED and failure.not_before > due:
-                self._failures[uid][wish] = replace(failure, not_before=due)
+                failure.not_before = due
 
     def tries(self, uid: PodUID, reasons: Collection[str]) -> int:
         """Return how often the pod has tried in vain what it waits for because of one of these reasons."""

@@ -55,8 +55,9 @@ class Orphans:
                 self._remove(record)
 
     def _remove(self, record: Record) -> None:
-        with self._locks.held({record.key.container_id}):
-            if self._journal.record(record.key) == record:
+        """One whose sandbox somebody is at work on, maybe for long, has its turn with the next sweep."""
+        with self._locks.free(record.key.container_id) as is_free:
+            if is_free and self._journal.record(record.key) == record:
                 try:
                     self._attachments.detach(record)
                 except (NotReady, errors.CNIError) as problem:

@@ -9,6 +9,8 @@ Rules
 3. What cannot be mended is told once, and again when the reason is another one.
 4. What a runtime attached without an annotation's asking has no pass. Where others were at work on the node
    (agent.drift) its node's side is repaired here, as late as agent.repairs says; its pod's side is the runtime's.
+5. Whoever works on a sandbox may hold it for long (a plugin that hangs). It is not waited for: its turn comes BUSY_S
+   later.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from agent.model import Key, NotReady, Origin, Phase, Record
 from agent.repairs import Repairs
 from cni import errors
 
-PERIOD_S = 20.0
+PERIOD_S, BUSY_S = 20.0, 1.0
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Upkeep:
         self._locks = locks
         self._suspects: set[Key] = set()  # rule 4
         self._repairs = Repairs()
+        self._is_busy = False  # one of these was (rule 5)
         self._wake = threading.Event()
         self._closing = False
         self._told: dict[Key, str] = {}
@@ -70,28 +73,37 @@ class Upkeep:
         self._thread.join()
 
     def _run(self) -> None:
+        mended = time.monotonic()
         while True:
-            self._wake.wait(PERIOD_S)
+            is_awake = self._wake.wait(BUSY_S if self._is_busy else PERIOD_S)
             self._wake.clear()
             if self._closing:
                 return
             try:
                 self._look_at_all()
-                self._mend_all()
+                if is_awake or time.monotonic() - mended >= PERIOD_S:
+                    mended = time.monotonic()
+                    self._mend_all()
             except Exception:
                 log.exception("upkeep")  # the next look may fare better
 
     def _look_at_all(self) -> None:
         now, suspects = time.monotonic(), self._suspects.copy()
+        self._is_busy = False
         for key in suspects:
             if self._repairs.not_before(key, now) > now:
                 continue  # has its turn when the thread wakes by itself
-            self._suspects.discard(key)
-            with self._locks.held({key.container_id}):
-                record = self._journal.record(key)
-                if record is not None and record.origin is Origin.RUNTIME and record.phase is Phase.ATTACHED:
-                    self._look(record, now)
+            with self._locks.free(key.container_id) as is_free:
+                if is_free:
+                    self._suspects.discard(key)
+                    self._look_at(key, now)
+                self._is_busy |= not is_free
         self._repairs.keep({record.key for record in self._journal.records()})
+
+    def _look_at(self, key: Key, now: float) -> None:
+        record = self._journal.record(key)
+        if record is not None and record.origin is Origin.RUNTIME and record.phase is Phase.ATTACHED:
+            self._look(record, now)
 
     def _look(self, record: Record, now: float) -> None:
         try:

@@ -1,4 +1,5 @@
-"""Kernel events: what changes of links, addresses and routes, on the node and in its pods, told when it changes.
+"""Kernel events: what changes of links, their addresses, routes and traffic control, on the node and in its pods, told
+when it changes.
 
 Rules
 1. One socket, in the node's namespace, hears all: the kernel tells it of every namespace that has a number in ours
@@ -8,6 +9,8 @@ Rules
 3. Events that were lost, for there were too many, are told as LOST: whoever listens has to look for himself.
 4. Where the kernel does not let us hear of pods (that takes CAP_NET_BROADCAST), it is said once; the node's own events
    are heard all the same.
+5. That a link is there, or up, which was not, is told besides of the node's (`came`): others wait for it. Of those that
+   came while events were lost, too.
 """
 
 from __future__ import annotations
@@ -32,11 +35,12 @@ _SIZE, _TRIES = 1 << 18, 10
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _LISTEN_ALL_NSID = 270, 1, 8
 _FROM = (_SOL_NETLINK, _LISTEN_ALL_NSID)  # ancillary data: in which namespace
-_GROUPS = (1, 5, 7, 9, 11, 28)  # RTNLGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _NSID
+_GROUPS = (1, 4, 5, 7, 9, 11, 28)  # RTNLGRP_LINK, _TC, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE, _NSID
 _NEWNSID, _DELNSID, _GETNSID = 88, 89, 90
 _NSID, _NSID_OF_FD = 1, 3  # NETNSA_*
 _AF_BRIDGE = 7
-_FLAGS = 0x1 | 0x100 | 0x200  # IFF_UP, _PROMISC, _ALLMULTI
+_UP = 0x1  # IFF_*
+_FLAGS = _UP | 0x100 | 0x200  # and _PROMISC, _ALLMULTI
 # IFLA_*: address, name, MTU, link, master, queue, alias; kind, data, and as a port: hairpin, isolated
 _OF_LINK, _INFO, _KIND, _DATA, _PORT, _OF_PORT = (1, 3, 4, 5, 10, 13, 20), 18, 1, 2, 5, (4, 33)
 _OIF = 4  # RTA_OIF
@@ -44,6 +48,7 @@ _REPLACE = 0x100  # NLM_F_REPLACE
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
+_TRAFFIC_CONTROL = struct.Struct("=Bxxxi")  # the first fields of struct tcmsg
 _ROUTE_BYTES = 12
 
 log = logging.getLogger(__name__)
@@ -53,6 +58,8 @@ class What(enum.Enum):
     LINK = "link"
     ADDRESS = "address"
     ROUTE = "route"
+    QUEUE = "queue"  # traffic control of a link: queueing disciplines and filters
+    PORT = "port"  # of a switch that is none of the kernel's (agent.switchwatch)
     LOST = "lost"
 
 
@@ -60,7 +67,7 @@ class What(enum.Enum):
 class Event:
     """`index`, and `name` where it is a link's: of the link; 0: of any. `gone`: it is not there any more.
 
-    A link that is renamed is gone under the one name, and there under the other.
+    A link that is renamed is gone under the one name, and there under the other. `came`: rule 5.
     """
 
     where: int  # NODE, or the number of a pod's namespace
@@ -68,6 +75,7 @@ class Event:
     index: int = 0
     name: str = ""
     gone: bool = False
+    came: bool = False
 
 
 class Watch:
@@ -143,7 +151,7 @@ class Watch:
                     raise
                 log.warning("kernel events were lost, for there were too many: everything is looked at")
                 found.append(Event(NODE, What.LOST))
-                self._list_again()
+                found += self._list_again()
                 continue
             where = next((_number(value) for level, kind, value in ancillary if (level, kind) == _FROM), NODE)
             if where == NODE or where in self._numbers:
@@ -158,12 +166,16 @@ class Watch:
             return False
         return True
 
-    def _list_again(self) -> None:
+    def _list_again(self) -> Iterator[Event]:
         """Not known is no harm: what is told of then is news."""
+        before = self._seen.copy()
         try:
             self._list()
         except rtnl.KernelError as problem:
             log.warning("the node's links cannot be listed: %s", problem)
+        for (where, index), now in self._seen.items():
+            if _came(before.get((where, index)), now):
+                yield Event(where, What.LINK, index, _name(now), came=True)
 
     def _list(self) -> None:
         """Know the node's links as they are; those of pods are told of when they change the next time."""
@@ -192,6 +204,9 @@ class Watch:
                     yield from self._address(where, body, gone=kind == rtnl.DELADDR)
                 case rtnl.NEWROUTE | rtnl.DELROUTE:
                     yield from self._route(where, body, gone=kind == rtnl.DELROUTE or bool(flags & _REPLACE))
+                case rtnl.NEWQDISC | rtnl.DELQDISC | rtnl.NEWFILTER | rtnl.DELFILTER:
+                    index = _TRAFFIC_CONTROL.unpack_from(body)[1]
+                    yield Event(where, What.QUEUE, index, _name(self._seen.get((where, index))))
                 case _ if kind == _DELNSID and where == NODE:
                     self._forget(_nsid(body))
 
@@ -209,7 +224,8 @@ class Watch:
         if before is not None and _name(before) != _name(now):
             yield Event(where, What.LINK, index, _name(before), gone=True)
         if gone or before != now:
-            yield Event(where, What.LINK, index, _name(now), gone)
+            came = where == NODE and not gone and _came(before, now)
+            yield Event(where, What.LINK, index, _name(now), gone, came)
 
     def _address(self, where: int, body: bytes, *, gone: bool) -> Iterator[Event]:
         """Of those that come only the node's matter: something may wait for them."""
@@ -239,6 +255,16 @@ def _essence(body: bytes, flags: int) -> tuple[object, ...]:
     data = b"" if info.get(_KIND, b"").rstrip(b"\0") == b"bridge" else info.get(_DATA)  # a bridge's has timers
     values = (*(found.get(kind) for kind in _OF_LINK), *(port.get(kind) for kind in _OF_PORT))
     return (name, flags & _FLAGS, data, *values)
+
+
+def _came(before: tuple[object, ...] | None, now: tuple[object, ...]) -> bool:
+    """Rule 5: it was not there under its name, or it was down."""
+    return before is None or _name(before) != _name(now) or _is_up(now) > _is_up(before)
+
+
+def _is_up(essence: tuple[object, ...]) -> bool:
+    flags = essence[1]
+    return isinstance(flags, int) and bool(flags & _UP)
 
 
 def _name(essence: tuple[object, ...] | None) -> str:

@@ -24,7 +24,14 @@ echo $(( ($(date +%s%N) - begun) / 1000000 ))
 """
 
 
-def test_what_others_do_to_interfaces_is_undone_and_told(ns, node, capsys):
+def repairs(product, node, cause):
+    """Return how many repairs that has led to: an event, or a look now and then."""
+    lines = product.metrics(node, "agent").splitlines()
+    ours = [one for one in lines if one.startswith("hotnic_agent_drift_total{") and f'cause="{cause}"' in one]
+    return sum(float(one.split()[-1]) for one in ours if 'outcome="repaired"' in one)
+
+
+def test_what_others_do_to_interfaces_is_undone_and_told(ns, product, node, capsys):
     for name in ("blue", "red"):
         ns.network(name, networks.native(f"br-d{name}", capabilities=CAPABILITIES, ipam={"type": "static"}))
     pod = ns.pod("a")
@@ -43,6 +50,7 @@ def test_what_others_do_to_interfaces_is_undone_and_told(ns, node, capsys):
         return node.exec(["sh", "-c", _MEASURE, "sh", inode, damage, whole], timeout=60).stdout.strip()
 
     has = "[ -n \"$(inside -o {} dev {} 2>/dev/null | grep '{}')\" ]".format
+    events = repairs(product, node, "event")
     took = {
         "host end deleted": measured(
             f"ip link del {host['x1']}",
@@ -59,6 +67,8 @@ def test_what_others_do_to_interfaces_is_undone_and_told(ns, node, capsys):
         print("\nwhole again after", ", ".join(f"{what}: {milliseconds} ms" for what, milliseconds in took.items()))
     for name in names[:5]:
         pod.wait_event("DriftRepaired", f"interface {name} to network")
+    led = lambda: repairs(product, node, "event") - events  # noqa: E731 a deleted link any pass may find as soon
+    pod.wait("events have led to the repairs, and not looks now and then", lambda: led() >= len(took) - 1)
     pod.wait("all is told", lambda: all(f"{name} (" in pod.condition()["message"] for name in names[:5]))
     assert (pod.is_ready(), pod.condition()["message"].startswith("attached: 6; ")) == (True, True)
     assert (pod.status(), pod.interfaces()) == (before, macs), "nothing else was touched"
@@ -70,6 +80,6 @@ def test_what_others_do_to_interfaces_is_undone_and_told(ns, node, capsys):
     measured("inside link del x6", "true")
     pod.wait("it has its name again", lambda: pod.is_ready() and pod.interfaces().get("x6") == macs["x6"])
     assert pod.status() == before
-    events = pod.events("DriftRepaired")
-    assert len(events) <= 7, events
-    assert all(int(milliseconds) < 10_000 for milliseconds in took.values()), took
+    told = pod.events("DriftRepaired")
+    assert len(told) <= 7, told
+    assert "never" not in took.values(), took

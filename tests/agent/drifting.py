@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import drift, netns, options
+from agent import drift, metrics, netns, options
 from agent.attach import Attachments, Settings
 from agent.device import Native
 from agent.engine import Engine
@@ -44,6 +44,11 @@ def until(holds: Callable[[], Any], what: str = "") -> Any:
         assert time.monotonic() < end, what or "it never came true"
         time.sleep(0.02)
     return found
+
+
+def counted(outcome: str, cause: str) -> float:
+    """Return how often drift came to that, as the metric has it."""
+    return metrics.DRIFT.labels(outcome, cause)._value.get()
 
 
 def _no_guest(*_: object) -> Any:
@@ -181,7 +186,8 @@ class Node:
 
     def __init__(self, folder: Path, policy: Policy, plugins: Plugins) -> None:
         self.kernel, self.journal, self.outcomes = Kernel(), Journal(folder), Outcomes()
-        self.plugins, view, locks = plugins, netns.View(), Locks()
+        self.plugins, view = plugins, netns.View()
+        self.locks = locks = Locks()
         native = Native(self.kernel, plugins, view, self.journal)
         settings = Settings((), (folder / "net.d",), view, policy=policy)
         attachments = Attachments(self.journal, self.kernel, native, plugins, settings)

@@ -121,3 +121,31 @@ def test_where_an_address_or_the_default_route_decides_it_is_that_which_is_waite
     assert world.workers.later == []
     world.attempts.came({"@"})
     assert [who for who, _ in world.workers.later] == [uid]
+
+
+def test_who_waits_in_vain_does_not_keep_the_next_ones_from_their_turn(world):
+    stuck = [world.waits(f"stuck{number}", tries=50) for number in range(WOKEN)]
+    others = [world.waits(f"other{number}") for number in range(WOKEN + 3)]
+    for _ in range(3):
+        world.workers.touched.append("|")
+        world.detach()
+        for uid in stuck:
+            world.waits(uid)  # and fails again
+    first, second, third = " ".join(world.workers.touched).strip("| ").split(" | ")
+    assert set(first.split()) == set(stuck)
+    assert set(second.split()) < set(others)
+    assert set(third.split()) >= set(others) - set(second.split()), "all have had their turn before anybody's second"
+
+
+def test_a_try_that_is_forgotten_while_it_is_hastened_is_no_harm():
+    retries, uid = Retries(), PodUID("p")
+
+    class Meanwhile(float):
+        def __lt__(self, when):
+            retries.forget(uid)
+            return float(self) < when
+
+    for wish in ("a", "b"):
+        retries.failed(uid, wish, State.PENDING, "R", "m", 100.0)
+    retries.hasten(uid, Meanwhile(1.0))
+    assert (retries.last(uid, "a"), list(retries.waiting())) == (None, [])

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from agent import device, devices, drift, options
-from agent.drift import Drift, Map, Suspects
+from agent import device, devices, drift, network, options, suspects
+from agent.drift import Drift
 from agent.model import ContainerID, Key, Namespace, Origin, Phase, Pod, PodUID, Record
 from agent.needs import ADDRESS, ANY, needed, needs
 from agent.options import host_name
 from agent.sandboxes import Sandbox
+from agent.suspects import AT_ONCE, FIRST_S, LONGEST_S, QUIET_S, Map, Suspects
 from agent.watch import NODE, Event, What
 from cni import result
 
@@ -42,7 +43,8 @@ def record(container="s1", ifname="net1", index=5, phase=Phase.ATTACHED, origin=
         ({"device": "macvlan", "master": "x0", "linkInContainer": True}, set()),
         ({"device": "tap"}, set()),
         ({"device": "overlay", "vni": 7}, {"hnb7", "hnv7", "HOST", ADDRESS}),
-        ({"device": "ovs", "bridge": "br-ovs"}, {"br-ovs", "HOST"}),
+        ({"device": "ovs", "bridge": "br-ovs"}, {"br-ovs", "HOST", "/var/run/openvswitch/db.sock"}),
+        ({"device": "veth", "ingressRate": 1000, "ingressBurst": 1000}, {"HOST", "COMPANION"}),
         ({"device": "host-device", "hostInterface": "d0"}, {"d0"}),
         ({"device": "host-device", "hwaddr": "02:00:00:00:00:01"}, {ANY}),
         ({"type": "macvlan", "master": "m1"}, {"m1"}),
@@ -55,7 +57,18 @@ def record(container="s1", ifname="net1", index=5, phase=Phase.ATTACHED, origin=
 def test_the_links_of_the_node_that_a_network_needs(config, names):
     key = record().key
     text = json.dumps({"cniVersion": "1.1.0", "name": "n", "type": "hotnic", **config})
-    assert needed(text, "n", key) == {host_name(key) if name == "HOST" else name for name in names}
+    own = {"HOST": host_name(key), "COMPANION": host_name(key, "hni")}
+    assert needs(replace(record(), config=text)) == {own.get(name, name) for name in names}
+
+
+def test_a_network_that_many_wait_for_is_read_once(monkeypatch):
+    reads = []
+    parse = network.parse
+    monkeypatch.setattr("agent.needs.network.parse", lambda *args: (reads.append(args), parse(*args))[1])
+    needed.cache_clear()
+    text = json.dumps({"cniVersion": "1.1.0", "name": "n", "type": "macvlan", "master": "m7"})
+    assert [needed(text, "n") for _ in range(50)] == [{"m7"}] * 50
+    assert len(reads) == 1
 
 
 def test_a_chain_needs_what_each_of_its_plugins_needs_and_what_its_result_names():
@@ -103,6 +116,8 @@ def test_events_are_mapped_to_attachments_and_to_no_others():
     assert not known.on_node("net1"), "the node's link of that name is another"
     assert list(known.in_pod(ContainerID("s1"), 5)) == [one.key]
     assert list(known.in_pod(ContainerID("s1"), 6)) == []
+    assert list(known.in_pod(ContainerID("s1"), 6, host_name(one.key))) == [one.key], "it needs that link, too"
+    assert list(known.in_pod(ContainerID("s2"), 6, host_name(one.key))) == []
     assert list(known.in_pod(ContainerID("s3"), 0)) == [macvlan.key]
     known.follow([two])
     assert (known.on_node("br0"), known.on_node("m0")) == ((), ())
@@ -119,6 +134,7 @@ def test_events_are_mapped_to_attachments_and_to_no_others():
 class FakeWatch:
     def __init__(self):
         self.events, self.changed, self.hears_pods, self.numbers = [], threading.Condition(), True, {}
+        self.reads = 0
 
     def say(self, *events):
         with self.changed:
@@ -137,8 +153,20 @@ class FakeWatch:
 
     def read(self):
         with self.changed:
+            self.reads += 1
             said, self.events = self.events, []
         return said
+
+    def close(self):
+        pass
+
+
+class FakeSwitches:
+    def __init__(self):
+        self.paths, self.changed = None, None
+
+    def follow(self, paths):
+        self.paths = paths
 
     def close(self):
         pass
@@ -159,18 +187,24 @@ class Hearing:
     """A Drift with what it has started, and when."""
 
     def __init__(self, *records):
-        self.journal, self.watch, self.suspects = FakeJournal(records), FakeWatch(), Suspects()
-        self.looked, self.came, self.runtimes = [], [], []
-        self.drift = Drift(self.journal, self.watch, self.suspects, self.look, self.came.append, FakeView())
+        self.journal, self.watch, self.switches = FakeJournal(records), FakeWatch(), FakeSwitches()
+        self.suspects, self.looked, self.came, self.runtimes, self.is_in_vain = Suspects(), [], [], [], False
+        self.drift = Drift(
+            self.journal, self.watch, self.switches, self.suspects, self.look, self.came.append, FakeView()
+        )
         self.drift.runtimes = lambda found: self.runtimes.extend(one.key for one in found)
         self.drift.start()
         for one in records:
-            self.suspects.take(one.pod.uid)
             self.drift.enter(Sandbox(one.key.container_id, one.namespace))
+        self.wait(lambda: len(self.looked) + len(self.runtimes) >= len({one.key.container_id for one in records}))
+        self.looked.clear()
         self.runtimes.clear()
 
     def look(self, uid):
         found = self.suspects.take(uid)
+        assert found.heard >= found.by_others
+        for key in found.heard if self.is_in_vain and uid != "uid-last" else ():
+            self.suspects.found(key, time.monotonic(), is_wrong=False)
         self.looked.append((uid, {key.ifname for key in found.keys}, {key.ifname for key in found.by_others}))
 
     def wait(self, holds):
@@ -267,13 +301,16 @@ def test_what_comes_to_the_node_is_told_to_who_waits_but_for_our_own_ends(hearin
     one = hearing()
     own = host_name(Key(ContainerID("x"), "net1"))
     one.watch.say(
-        Event(NODE, What.LINK, 3, "m0"), Event(NODE, What.LINK, 4, own), Event(NODE, What.LINK, 5, "m1", gone=True)
-    )
+        Event(NODE, What.LINK, 3, "m0", came=True), Event(NODE, What.LINK, 4, own, came=True),
+        Event(NODE, What.LINK, 5, "m1", gone=True), Event(NODE, What.LINK, 6, "m2"), Event(NODE, What.QUEUE, 6, "m2"),
+    )  # fmt: skip
     one.wait(lambda: one.came)
-    assert one.came == [{"m0", ANY}]
+    assert one.came == [{"m0", ANY}], "m2 was there before, it is changed"
     one.watch.say(Event(NODE, What.ADDRESS, 3, "m0"))
     one.wait(lambda: len(one.came) == 2)
-    assert one.came[1] == {ADDRESS}
+    one.watch.say(Event(NODE, What.LOST))
+    one.wait(lambda: len(one.came) == 3)
+    assert one.came[1:] == [{ADDRESS}, {ADDRESS}]
 
 
 def test_where_pods_are_not_heard_of_everything_is_looked_at_now_and_then(hearing, monkeypatch):
@@ -285,10 +322,97 @@ def test_where_pods_are_not_heard_of_everything_is_looked_at_now_and_then(hearin
     assert one.looked[0] == ("uid-s1", {"net1"}, set())
 
 
-def test_at_the_start_everything_is_suspect():
-    journal, suspects = FakeJournal([record(), record("s2", phase=Phase.ADDING)]), Suspects()
-    one = Drift(journal, FakeWatch(), suspects, lambda _: None, lambda _: None, FakeView())
+def test_traffic_control_counts_at_our_own_ends_and_what_bandwidth_takes_besides_and_in_pods(hearing):
+    one = hearing(record(ingressRate=1000, ingressBurst=1000), record("s2"))
+    number, companion = one.watch.numbers["s1"], host_name(Key(ContainerID("s1"), "net1"), "hni")
+    one.watch.say(Event(NODE, What.QUEUE, 3, "br0"), Event(number, What.QUEUE, 9, "eth0"))
+    one.settle()
+    assert one.looked == []
+    for event in (
+        Event(NODE, What.QUEUE, 3, host_name(Key(ContainerID("s1"), "net1"))),
+        Event(NODE, What.QUEUE, 4, companion),
+        Event(number, What.QUEUE, 5),
+        Event(number, What.QUEUE, 9, companion),
+    ):
+        one.watch.say(event)
+        one.settle()
+        assert one.looked == [("uid-s1", {"net1"}, {"net1"})], event
+        one.looked.clear()
+
+
+def test_what_a_switch_tells_of_its_ports_counts_for_the_attachments_that_have_them(hearing):
+    one = hearing(record(device="ovs", bridge="br-a"), record("s2", device="ovs", bridge="br-b", socket_file="/b.sock"))
+    assert one.switches.paths == {"/var/run/openvswitch/db.sock", "/b.sock"}
+    one.switches.changed({"other", host_name(Key(ContainerID("s2"), "net1"))})
+    one.wait(lambda: one.looked)
+    assert one.looked == [("uid-s2", {"net1"}, {"net1"})]
+
+
+def test_a_look_at_everything_is_spread_and_what_is_heard_of_comes_first(monkeypatch):
+    journal, watch, suspected, looked = FakeJournal(), FakeWatch(), Suspects(), []
+    journal += [record(f"s{number}") for number in range(30)] + [record("half", phase=Phase.ADDING)]
+    monkeypatch.setattr(drift, "SPREAD", 4)
+    one = Drift(journal, watch, FakeSwitches(), suspected, lambda uid: looked.append((uid, watch.reads)),
+                lambda _: None, FakeView())  # fmt: skip
+    one.enter(Sandbox(ContainerID("s29"), journal[29].namespace))
+    watch.say(Event(watch.numbers["s29"], What.LINK, 5, "net1"))
     one.start()
+    end = time.monotonic() + WAIT_S
+    while len(looked) < 31:
+        assert time.monotonic() < end, looked
+        time.sleep(0.01)
     one.close()
-    assert suspects.take(PodUID("uid-s1")).keys == {Key(ContainerID("s1"), "net1")}
-    assert (suspects.take(PodUID("uid-s1")).keys, suspects.take(PodUID("uid-s2")).keys) == (set(), set())
+    assert looked[0][0] == "uid-s29"
+    assert [uid for uid, _ in looked[1:]] == [f"uid-s{number}" for number in range(30)]
+    rounds = [when for _, when in looked[1:]]
+    assert max(map(rounds.count, rounds)) == 4
+    assert suspected.take(PodUID("uid-s3")).keys == {Key(ContainerID("s3"), "net1")}
+
+
+def test_events_that_mean_nothing_wrong_again_and_again_wait_but_for_a_link_that_is_gone(hearing, monkeypatch):
+    for name in ("FIRST_S", "LONGEST_S", "QUIET_S"):
+        monkeypatch.setattr(suspects, name, 1000.0)
+    one = hearing(record(), record("s2"))
+    one.is_in_vain = True
+    route = Event(one.watch.numbers["s1"], What.ROUTE, 5, gone=True)
+    for _ in range(3 * AT_ONCE):
+        one.watch.say(route)
+        one.settle()
+    assert one.looked == [("uid-s1", {"net1"}, {"net1"})] * AT_ONCE
+    one.watch.say(Event(one.watch.numbers["s2"], What.ROUTE, 5, gone=True))
+    one.settle()
+    assert one.looked[AT_ONCE:] == [("uid-s2", {"net1"}, {"net1"})], "another pod's are its own"
+    one.watch.say(Event(one.watch.numbers["s1"], What.LINK, 5, "net1", gone=True))
+    one.settle()
+    assert one.looked[AT_ONCE + 1 :] == [("uid-s1", {"net1"}, {"net1"})]
+
+
+def test_what_waits_for_its_look_has_it(hearing, monkeypatch):
+    monkeypatch.setattr(suspects, "FIRST_S", 0.5)
+    one = hearing(record())
+    one.is_in_vain = True
+    for _ in range(AT_ONCE + 1):
+        one.watch.say(Event(one.watch.numbers["s1"], What.ROUTE, 5, gone=True))
+        one.settle()
+    one.wait(lambda: len(one.looked) == AT_ONCE + 1)
+
+
+def test_looks_in_vain_wait_ever_longer_until_one_finds_something_or_it_has_been_quiet():
+    suspected, now, waits = Suspects(), 1000.0, []
+    key, other = record().key, record("s2").key
+    for _ in range(AT_ONCE + 6):
+        waits.append(suspected.not_before(key, now) - now)
+        now = suspected.not_before(key, now)
+        suspected.found(key, now, is_wrong=False)
+    assert waits == [0] * AT_ONCE + [FIRST_S, 2 * FIRST_S, 4 * FIRST_S, LONGEST_S, LONGEST_S, LONGEST_S]
+    assert suspected.not_before(other, now) == now
+    assert suspected.not_before(key, now + QUIET_S) == now + QUIET_S
+    suspected.found(key, now + QUIET_S, is_wrong=False)
+    assert suspected.not_before(key, now + QUIET_S) == now + QUIET_S, "it has started anew"
+    for _ in range(AT_ONCE):
+        suspected.found(other, now, is_wrong=False)
+    assert suspected.not_before(other, now) == now + FIRST_S
+    suspected.found(other, now, is_wrong=True)
+    assert suspected.not_before(other, now) == now
+    suspected.keep({other})
+    assert suspected.not_before(key, now + QUIET_S) == now + QUIET_S

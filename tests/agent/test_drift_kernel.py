@@ -1,18 +1,20 @@
 """What others do to attachments on the real kernel is noticed from its events, told, and repaired, and nothing else."""
 
+import errno
 import json
+import os
 import subprocess
 import time
 from dataclasses import replace
 
 import pytest
 
-from agent import retries
+from agent import options, repairs, retries, rtnl, suspects
 from agent.model import KUBEVIRT, ContainerID, Key, Origin, Phase, Record
 from agent.policy import Policy, Rule
 from cni import errors
 from tests import openvswitch
-from tests.agent.drifting import QUIET_S, Plugins, running, until
+from tests.agent.drifting import QUIET_S, Plugins, counted, running, until
 from tests.agent.native import ip, link
 from tests.kernel_features import needs
 
@@ -160,6 +162,135 @@ def test_what_is_done_to_the_end_on_the_node_is_undone(node, pod, kind):
         until(lambda name=name: state(pod, name) == before[name], name)
 
 
+def test_each_damage_is_found_by_its_event_and_not_by_a_look_now_and_then(node, pod, second_pod_netns):
+    """One interface for each, for the second repair of one waits."""
+    hosts, names = {}, [f"net{number}" for number in range(1, 10)]
+    for name in names:
+        pod.attach(name, mtu=1500, **bridge(pod))
+        hosts[name] = pod.host(name)
+    in_pod(pod, "addr", "add", FOREIGN, "dev", "net9")
+    damages = (
+        lambda: ip("link", "set", hosts["net1"], "down"),
+        lambda: ip("link", "set", hosts["net2"], "nomaster"),
+        lambda: ip("link", "set", hosts["net3"], "address", "02:00:00:00:00:98"),
+        lambda: ip("link", "set", hosts["net4"], "netns", second_pod_netns),
+        lambda: ip("link", "set", hosts["net5"], "mtu", "1300"),
+        lambda: in_pod(pod, "link", "set", "net6", "address", "02:00:00:00:00:99"),
+        lambda: in_pod(pod, "addr", "del", "10.57.0.7/24", "dev", "net7"),
+        lambda: ip("link", "del", hosts["net8"]),
+        lambda: in_pod(pod, "link", "set", "net9", "name", "other"),
+    )
+    before = {name: state(pod, name) for name in names}
+    for number, damage in enumerate(damages):
+        pod.settled()
+        events, looks = counted("repaired", "event"), counted("repaired", "look")
+        damage()
+        until(
+            lambda events=events: counted("repaired", "event") > events, f"{names[number]}: {pod.told(names[number])}"
+        )
+        assert counted("repaired", "look") == looks, names[number]
+        pod.repaired(names[number])
+    for name in names:
+        until(lambda name=name: state(pod, name) == before[name], f"{name}: {pod.told(name)}")
+        found = link(hosts[name])
+        assert (found.get("master"), "UP" in found["flags"]) == ("br0", True), name
+    assert "is in another network namespace" in pod.told("net4")[2]
+    assert "has MAC 02:00:00:00:00:98, not" in pod.told("net3")[2]
+    assert FOREIGN in pod.addresses("net9")
+
+
+def test_a_host_end_that_was_moved_renamed_and_given_another_mac_comes_back(node, pod, second_pod_netns):
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    host, before = pod.host("net1"), link(pod.host("net1"))["address"]
+    ip("link", "set", host, "netns", second_pod_netns)
+    ip("link", "set", host, "name", "theirs", "address", "02:00:00:00:00:97", netns=second_pod_netns)
+    until(lambda: (link(host) or {}).get("address") == before and link(host).get("master") == "br0")
+    until(lambda: "UP" in link(host)["flags"])
+    assert link("theirs", second_pod_netns) is None
+
+
+def test_a_host_end_that_was_moved_where_it_is_not_taken_from_is_told_with_what_helps(node, pod):
+    """Out of the pod itself least of all: it may be a pair of the pod's own making."""
+    for name in ("net1", "net2"):
+        pod.attach(name, **bridge(pod))
+    pod.settled()
+    ip("link", "set", pod.host("net2"), "netns", pod.netns)
+    pod.drifted("net2", "is in another network namespace", "delete net2 in the pod")
+    nameless = subprocess.Popen(["unshare", "--net", "sleep", "120"])
+    try:
+        until(lambda: os.readlink(f"/proc/{nameless.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        ip("link", "set", pod.host("net1"), "netns", str(nameless.pid))
+        pod.drifted("net1", "is in another network namespace", "delete net1 in the pod")
+        for name in ("net1", "net2"):
+            in_pod(pod, "link", "del", name)
+            until(lambda name=name: (link(pod.host(name)) or {}).get("master") == "br0")
+    finally:
+        nameless.kill()
+        nameless.wait()
+
+
+def test_a_host_end_whose_name_somebody_has_taken_is_told_and_comes_back_when_it_is_free(node, pod):
+    pod.attach("net1", device="bridge", bridge="br0")
+    pod.settled()
+    host = pod.host("net1")
+    script = f"link set {host} down\nlink set {host} name theirs\nlink add {host} type bridge\n"
+    with node.locks.held([pod.sandbox.id]):  # nobody mends it half-way
+        subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
+    pod.drifted("net1", "File exists")
+    ip("link", "del", host)
+    until(lambda: (link(host) or {}).get("master") == "br0")
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_link_that_gets_its_name_back_has_all_that_the_pod_gave_it(node, pod, monkeypatch, is_old):
+    """Kernels before 6.2 rename no link that is up."""
+    do = rtnl.Socket.do
+
+    def old(self, kind, fields, attributes, flags=0):
+        is_rename = kind == rtnl.SETLINK and [name for name, _ in attributes] == ["IFLA_IFNAME"] and "index" in fields
+        if is_rename and self.get(rtnl.GETLINK, {"index": fields["index"]}, []).flags & 1:
+            raise rtnl.KernelError(errno.EBUSY, "")
+        do(self, kind, fields, attributes, flags)
+
+    if is_old:
+        monkeypatch.setattr(rtnl.Socket, "do", old)
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    script = (
+        "link set net1 down\nlink set net1 name other up\n"
+        f"addr add fd99::9/64 dev other\naddr add {FOREIGN} dev other\n"
+        "addr add fd98::9/64 dev other valid_lft 500 preferred_lft 500\n"
+        "route add 10.98.0.0/16 dev other\nroute add 10.99.0.0/16 via 10.98.0.1\n"
+        "route add fd97::/64 via fd99::1 dev other metric 77\n"
+    )
+    batch = ["ip", "-n", pod.netns.rpartition("/")[2], "-batch", "-"]
+    with node.locks.held([pod.sandbox.id]):  # else it has its name back at once
+        subprocess.run(batch, input=script, text=True, check=True)
+    until(lambda: pod.link("net1") and "UP" in pod.link("net1")["flags"])
+    pod.repaired("net1")
+    until(lambda: {"fd99::9/64", FOREIGN, "fd51::7/64", "10.51.0.7/24"} <= pod.addresses("net1"))
+    assert {"10.98.0.0/16", "10.99.0.0/16", "10.61.0.0/16"} <= pod.routes("net1")
+    six = {one["dst"]: one.get("metric") for one in ip("-6", "route", "show", "dev", "net1", netns=pod.netns)}
+    assert six["fd97::/64"] == 77
+    assert ("fd98::9/64" in pod.addresses("net1")) == (not is_old), "what expires is its router's to give again"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_alias_that_a_pod_gives_its_interface_is_the_pods(node, pod, kind):
+    pod.attach("net1", **kind(pod))
+    pod.settled()
+    right = mac(pod, "net1")
+    in_pod(pod, "link", "set", "net1", "alias", "lan")
+    time.sleep(QUIET_S)
+    assert pod.told("net1") == ("Attached", "", "")
+    in_pod(pod, "link", "set", "net1", "address", "02:00:00:00:00:99")
+    pod.repaired("net1", "has MAC 02:00:00:00:00:99, not")
+    assert (mac(pod, "net1"), pod.link("net1")["ifalias"]) == (right, "lan")
+    pod.drop("net1")
+    assert pod.link("net1") is None
+
+
 def test_a_route_that_is_gone_comes_back_and_what_the_pod_added_stays(node, pod):
     pod.attach("net1", **bridge(pod))
     pod.settled()
@@ -217,6 +348,57 @@ def test_a_segments_links_come_back(node, pod):
     pod.repaired("net1", "link hnv5001 is missing")
     until(lambda: (ip("link", "del", "hnb5001"), True)[1])
     until(lambda: all((link(one) or {}).get("master") == "hnb5001" for one in ("hnv5001", pod.host("net1"))))
+
+
+# -- bandwidth ---------------------------------------------------------------------------------------------------------
+
+SHAPED = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 4_000_000, "egressBurst": 80_000}
+
+
+def tc(*arguments, netns=""):
+    inside = ["ip", "netns", "exec", netns.rpartition("/")[2]] if netns else []
+    return subprocess.run([*inside, "tc", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@needs("tbf", "ifb")
+def test_bandwidth_that_others_take_off_comes_back(node, pod):
+    damages = {
+        "net1": lambda host, _: ("qdisc", "del", "dev", host, "root"),
+        "net2": lambda host, _: ("qdisc", "change", "dev", host, "root", "tbf", "rate", "1mbit", "burst", "10k",
+                                 "latency", "50ms"),
+        "net3": lambda host, _: ("filter", "del", "dev", host, "ingress"),
+        "net4": lambda _, companion: ("qdisc", "del", "dev", companion, "root"),
+    }  # fmt: skip
+    whole = {}
+    for name in (*damages, "net5"):
+        pod.attach(name, **bridge(pod), **SHAPED)
+        ends = (pod.host(name), options.host_name(pod.key(name), "hni"))
+        whole[name] = lambda ends=ends: (
+            [tc("qdisc", "show", "dev", end, "root").split(" root ")[1] for end in ends if link(end)],
+            ends[1] in tc("filter", "show", "dev", ends[0], "ingress"),
+        )
+    before = {name: one() for name, one in whole.items()}
+    for name, damage in (*damages.items(), ("net5", None)):
+        pod.settled()
+        events, companion = counted("repaired", "event"), options.host_name(pod.key(name), "hni")
+        if damage:
+            tc(*damage(pod.host(name), companion))
+        else:
+            ip("link", "del", companion)
+        until(lambda name=name: whole[name]() == before[name], f"{name}: {pod.told(name)}")
+        pod.repaired(name, "gress is not shaped to")
+        assert counted("repaired", "event") > events
+
+
+@needs("tbf", "ifb", "macvlan")
+def test_bandwidth_that_is_shaped_in_the_pod_comes_back(node, pod):
+    pod.attach("net1", **macvlan(pod), **SHAPED)
+    companion = options.host_name(pod.key("net1"), "hni")
+    for damage in (("qdisc", "del", "dev", "net1", "root"), ("qdisc", "del", "dev", companion, "root")):
+        pod.settled()
+        tc(*damage, netns=pod.netns)
+        until(lambda damage=damage: "tbf" in tc("qdisc", "show", "dev", damage[3], netns=pod.netns))
+        pod.repaired("net1", "is not shaped to")
 
 
 # -- parents -----------------------------------------------------------------------------------------------------------
@@ -286,6 +468,41 @@ def test_a_fighter_is_not_fought(node, pod):
     in_pod(pod, "link", "set", "net1", "address", "02:00:00:00:00:99")
     pod.drifted("net1", "has MAC 02:00:00:00:00:99", "the next repair waits")
     assert "00:00, not" in message, "one incident, told once"
+
+
+def test_a_long_fight_is_told_once_and_its_end_too(node, pod, monkeypatch):
+    for name, seconds in (("FIRST_S", 0.2), ("LONGEST_S", 0.4), ("QUIET_S", 3.0)):
+        monkeypatch.setattr(repairs, name, seconds)
+    pod.attach("net1", device="bridge", bridge="br0")
+    pod.settled()
+    right, told = mac(pod, "net1"), []
+    publish = node.outcomes.publish
+    monkeypatch.setattr(node.outcomes, "publish", lambda outcome: (told.append(outcome), publish(outcome))[1])
+    for number in range(12):
+        in_pod(pod, "link", "set", "net1", "address", f"02:00:00:00:00:{number:02x}")
+        until(lambda: mac(pod, "net1") == right)
+    pod.drifted("net1", "changed again and again since then")
+    words = [(one.reason, one.message) for outcome in told for one in outcome.attachments]
+    news = [one for one, before in zip(words, [None, *words], strict=False) if one != before]
+    assert len(news) <= 2 * repairs.STORM + 1, news
+    pod.repaired("net1", "has MAC 02:00:00:00:00:00, not")
+
+
+def test_a_pod_that_changes_its_own_routes_on_and_on_costs_few_looks_and_is_still_repaired(node, pod, monkeypatch):
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    looks, inspector = [], node.engine._mending._inspector
+    look = inspector.look
+    monkeypatch.setattr(inspector, "look", lambda *args, **more: (looks.append(1), look(*args, **more))[1])
+    monkeypatch.setattr(suspects, "FIRST_S", 2.0)
+    for number in range(16):
+        in_pod(pod, "route", "add", f"10.{100 + number}.0.0/16", "via", "10.51.0.3")
+        in_pod(pod, "route", "del", f"10.{100 + number}.0.0/16", "via", "10.51.0.3")
+        time.sleep(0.3)
+    took_s = 16 * 0.3
+    assert 1 <= len(looks) <= suspects.AT_ONCE + 1 + took_s / suspects.FIRST_S
+    in_pod(pod, "route", "del", "10.71.0.0/16")
+    until(lambda: "10.71.0.0/16" in pod.routes("net1"))
 
 
 def test_a_link_that_was_asked_to_be_down_stays_so_and_one_that_the_pod_promiscs_too(node, pod):
@@ -480,6 +697,29 @@ def test_a_port_that_is_taken_off_the_switch_comes_back_and_after_a_restart_all_
         until(lambda: "UP" in link(host)["flags"], "what happens after the restart is still heard of")
         until(lambda: pod.told("net1")[0] == "Attached" and pod.told("net1")[1] != "Drifted")
         assert host in ports()
+
+
+def test_what_is_changed_in_the_switchs_database_alone_is_undone(node, pod, switch):
+    for name in ("net1", "net2", "net3"):
+        pod.attach(name, device="ovs", bridge="br0", vlan=5, socket_file=str(switch.socket))
+    switch.add_bridge("br1")
+    for name, damage in (
+        ("net1", ("set", "port", pod.host("net1"), "tag=9")),
+        ("net2", ("--", "--if-exists", "del-port", pod.host("net2"))),
+        ("net3", ("del-port", pod.host("net3"), "--", "add-port", "br1", pod.host("net3"))),
+    ):
+        pod.settled()
+        events = counted("repaired", "event")
+        switch.vsctl(*damage)
+        if name == "net3":
+            pod.drifted(name, "is not ours")  # it is another's now, as far as its marks say
+            switch.vsctl("del-port", pod.host(name))
+        until(
+            lambda name=name: switch.vsctl("--if-exists", "get", "port", pod.host(name), "tag") == "5", pod.told(name)
+        )
+        pod.repaired(name)
+        assert counted("repaired", "event") > events or name == "net3"
+    assert switch.vsctl("list-ports", "br1") == ""
 
 
 def _shown(switch) -> str:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from agent import cri, drift, mending, retries, sweep
+from agent import cri, drift, retries, sweep
+from agent import repairs as repairing
 from agent.cache import Cached
 from agent.engine import Engine
 from agent.inspection import Found
@@ -946,7 +947,7 @@ def test_a_link_that_is_gone_is_made_anew_as_often_as_is_reasonable(story):
     story.world.take("s1", "x1")
     story.engine.look(POD.uid)
     outcome = story.outcome(lambda one: one.attachments[0].reason == "Drifted")
-    assert standing(outcome)[0] == ("Pending", "Drifted", f"interface x1 is gone; {mending.FOUGHT}")
+    assert standing(outcome)[0] == ("Pending", "Drifted", f"interface x1 is gone; {repairing.FOUGHT}")
     story.outcome(lambda one: one.attachments[0].reason == "DriftRepaired")
     assert story.world.done == ["+x1", *["-x1", "+x1"] * 2]
 

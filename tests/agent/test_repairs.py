@@ -1,7 +1,7 @@
 """When others' damage is repaired, and what is told of it."""
 
 from agent.model import ContainerID, Key
-from agent.repairs import LONGEST_S, QUIET_S, TOLD_S, Repairs, Standing
+from agent.repairs import LONGEST_S, QUIET_S, STORM, TOLD_S, Repairs, Standing
 
 KEY, OTHER = (Key(ContainerID("s1"), name) for name in ("net1", "net2"))
 
@@ -33,15 +33,11 @@ def test_after_a_quiet_while_they_start_anew():
 
 def test_repairs_of_one_incident_are_told_once_and_the_next_incident_is_news():
     repairs, now = Repairs(), 1000.0
-    for number in range(3):
+    for number in range(STORM):
         repairs.tried(KEY, now + number, f"12:00:0{number}Z")
         news = repairs.repaired(KEY, (f"MAC is {number}",))
         assert news is (number == 0)
         assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0")
-    repairs.drifted(KEY, ("MAC is 7",), "it waits")
-    repairs.tried(KEY, now + 3, "12:00:03Z")
-    repairs.repaired(KEY, ("MAC is 7",))
-    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0")
     repairs.tried(KEY, now + 100, "12:01:40Z")
     assert repairs.repaired(KEY, ("MAC is 9",))
     assert repairs.standing(KEY).message == "at 12:01:40Z: MAC is 9"
@@ -84,3 +80,68 @@ def test_what_has_been_told_waits_for_its_repair_and_is_asked_for_once():
     repairs.drifted(KEY, ("MAC is 1",), "it cannot be")
     assert [repairs.has_to_wait(KEY, now + seconds) for seconds in (0, 0.9, 1.1)] == [True, True, False]
     assert [repairs.asks(KEY, due) for due in (now + 1, now + 1, now + 3)] == [True, False, True]
+
+
+def storm(repairs, now, gone=False):
+    """Somebody undoes each repair at once. Return what was news, and when the last repair was."""
+    news = []
+    for number in range(STORM + 20):
+        now = repairs.not_before(KEY, now)
+        repairs.tried(KEY, now, f"12:00:{number:02}Z")
+        news.append(repairs.repaired(KEY, (f"MAC is {number}",)))
+        if not repairs.has_to_wait(KEY, now):  # else nobody looks
+            news.append(repairs.fought(KEY, (f"MAC is {number + 1}",), is_gone=gone))
+    return news, now
+
+
+def test_a_long_fight_is_told_as_one_damage_whose_words_stay():
+    repairs = Repairs()
+    news, now = storm(repairs, 1000.0)
+    assert news == [True, True] * STORM + [True] + [False] * 19
+    steady = repairs.standing(KEY)
+    assert steady == Standing(
+        "Drifted", "at 12:00:00Z: MAC is 0; changed again and again since then: repaired ever more rarely"
+    )
+    repairs.well(KEY, now + 1)
+    assert repairs.standing(KEY) == steady, "it may be the fighter's pause"
+    repairs.well(KEY, repairs.ends(KEY))
+    assert repairs.standing(KEY) == steady
+    repairs.well(KEY, repairs.ends(KEY) + 1)
+    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0"), "it has been quiet"
+    repairs.well(KEY, now + TOLD_S + 1)
+    assert repairs.standing(KEY) is None
+
+
+def test_after_a_long_fight_the_next_incident_is_told_as_the_first_one_was():
+    repairs = Repairs()
+    _, now = storm(repairs, 1000.0)
+    now = repairs.ends(KEY) + 1
+    repairs.tried(KEY, now, "13:00:00Z")
+    repairs.repaired(KEY, ("MAC is 7",))
+    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 13:00:00Z: MAC is 7")
+
+
+def test_of_a_link_that_others_delete_again_and_again_it_is_told_whether_it_is_there_in_the_same_words():
+    repairs = Repairs()
+    _, now = storm(repairs, 1000.0)
+    there = repairs.standing(KEY)
+    assert repairs.fought(KEY, ("interface net1 is gone",), is_gone=True)
+    gone = repairs.standing(KEY)
+    assert (gone.message, gone.is_gone, there.is_gone) == (there.message, True, False)
+    repairs.well(KEY, now + 1)
+    assert repairs.standing(KEY) == there
+
+
+def test_a_damage_that_cannot_be_repaired_is_no_fight():
+    repairs, now = Repairs(), 1000.0
+    for _ in range(3 * STORM):
+        repairs.tried(KEY, now, "x")
+        repairs.drifted(KEY, ("it is down",), "it cannot be")
+        now = repairs.not_before(KEY, now)
+    assert repairs.standing(KEY) == Standing("Drifted", "it is down; it cannot be")
+
+
+def test_why_it_is_looked_at_is_told_to_who_counts():
+    repairs = Repairs()
+    repairs.heard = frozenset({KEY})
+    assert (repairs.cause(KEY), repairs.cause(OTHER)) == ("event", "look")

@@ -71,8 +71,13 @@ def inspector():
 
 
 @pytest.fixture
-def upkeep(journal, native, inspector):
-    upkeep = Upkeep(journal, native, inspector, Locks())
+def locks():
+    return Locks()
+
+
+@pytest.fixture
+def upkeep(journal, native, inspector, locks):
+    upkeep = Upkeep(journal, native, inspector, locks)
     yield upkeep
     upkeep.close()
 
@@ -177,3 +182,21 @@ def test_what_others_undo_again_is_not_repaired_at_once_again(journal, inspector
         time.sleep(0.1)
     upkeep.close()
     assert inspector.repaired == ["theirs"]
+
+
+def test_a_sandbox_that_somebody_works_on_is_not_waited_for_and_has_its_turn_afterwards(
+    journal, native, inspector, upkeep, locks, monkeypatch
+):
+    monkeypatch.setattr("agent.upkeep.BUSY_S", 0.05)
+    config = {**OVERLAY, "device": "bridge"}
+    records = [begin(journal, name, config, origin=Origin.RUNTIME) for name in ("busy", "other")]
+    inspector.found = Found(("it is no port",))
+    with locks.held(["busy"]):
+        upkeep.look(records)
+        upkeep.start()
+        native.wait(1)
+        until(lambda: inspector.repaired == ["other"])
+        inspector.found = Found(("it is no port",))
+    until(lambda: inspector.repaired == ["other", "busy"])
+    upkeep.close()
+    assert len(native.mended) == len(records), "that one comes later is nothing to the others"

@@ -186,3 +186,56 @@ def test_a_wake_ends_the_waiting(heard):
     heard.wake()
     heard.wait(WAIT_S)
     assert heard.read() == []
+
+
+def test_a_link_that_is_there_or_up_which_was_not_is_told_as_come_and_one_that_is_changed_is_not(heard, pod_netns):
+    pod = number(heard, pod_netns)
+
+    def came(*arguments, netns=""):
+        ip("link", *arguments, netns=netns)
+        found = [(one.name, one.came) for one in marked(heard) if not one.gone and one.what is What.LINK]
+        return {name for name, is_new in found if is_new}, {name for name, _ in found}
+
+    assert came("add", "m0", "type", "veth", "peer", "name", "q0") == ({"m0", "q0"}, {"m0", "q0"})
+    assert came("set", "m0", "up") == ({"m0"}, {"m0"})
+    for change in (("mtu", "1400"), ("alias", "x"), ("address", "02:00:00:00:00:01"), ("promisc", "on"), ("down",)):
+        assert came("set", "m0", *change) == (set(), {"m0"}), change
+    assert came("set", "m0", "name", "m1") == ({"m1"}, {"m1"})
+    assert came("set", "m1", "up") == ({"m1"}, {"m1"})
+    assert came("add", "net1", "type", "veth", "peer", "name", "x1", netns=pod_netns)[0] == set(), "nobody waits for it"
+    assert pod >= 0
+
+
+def test_a_link_that_came_while_events_were_lost_is_told_as_come(monkeypatch):
+    monkeypatch.setattr(watch, "RECEIVE_BYTES", 4096)
+    ip("link", "add", "old0", "type", "veth", "peer", "name", "old1")
+    heard = Watch()
+    try:
+        script = "".join(f"link set old0 mtu {1300 + count}\n" for count in range(200))
+        script += "link add new0 type veth peer name new1\n"
+        subprocess.run(["ip", "-batch", "-"], input=script, text=True, check=True)
+        found = heard.read()
+        assert Event(NODE, What.LOST) in found
+        assert {one.name for one in found if one.came} >= {"new0", "new1"}
+        assert not {one.name for one in found if one.came} & {"old0", "old1"}
+    finally:
+        heard.close()
+
+
+def test_traffic_control_is_told_with_its_link(heard, pod_netns, second_pod_netns):
+    pod = number(heard, pod_netns)
+    for path in (pod_netns, second_pod_netns, ""):
+        ip("link", "add", "net1", "type", "veth", "peer", "name", "x1", netns=path)
+    marked(heard)
+    index = {path: ip("link", "show", "net1", netns=path)[0]["ifindex"] for path in (pod_netns, "")}
+    wanted = {Event(pod, What.QUEUE, index[pod_netns], "net1"), Event(NODE, What.QUEUE, index[""], "net1")}
+    for arguments in (
+        ("qdisc", "add", "dev", "net1", "clsact"),
+        ("filter", "add", "dev", "net1", "ingress", "protocol", "all", "u32", "match", "u32", "0", "0"),
+        ("filter", "del", "dev", "net1", "ingress"),
+        ("qdisc", "del", "dev", "net1", "clsact"),
+    ):
+        for path in (pod_netns, second_pod_netns, ""):
+            inside = ["ip", "netns", "exec", path.rpartition("/")[2]] if path else []
+            subprocess.run([*inside, "tc", *arguments], check=True)
+        assert set(marked(heard)) == wanted, arguments

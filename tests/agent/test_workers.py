@@ -123,3 +123,15 @@ def test_one_sandbox_is_worked_on_by_one_and_others_do_not_wait():
         threading.Thread(target=other, args=(a,), daemon=True).start()
         assert not got.wait(0.05)
     assert got.wait(WAIT_S)
+
+
+def test_a_lock_that_somebody_has_is_not_waited_for_by_who_only_asks():
+    locks = Locks()
+    with locks.held(["s1"]):
+        with locks.free("s1") as is_free, locks.free("s2") as other:
+            assert (is_free, other) == (False, True)
+        with locks.free("s1") as is_free:
+            assert not is_free, "nobody gave back what is another's"
+    with locks.free("s1") as is_free:
+        assert is_free
+    assert not locks._locks
