@@ -73,14 +73,15 @@ def remove_port(place: Place, step: RemovePort) -> None:
 
 
 def link_ports(place: Place, path: str) -> tuple[LinkPort, ...]:
-    """Return the ports that are to be links of the node. Raises Unreachable."""
+    """Return the ports that are to be links of the node. Raises Unreachable, or CNIError 11."""
     with _Database(place(path)) as database:
         bridges = [(bridge["name"], _values(bridge["ports"])) for bridge in database.select("Bridge", [], _BRIDGE)]
         ports = {tuple(port["_uuid"]): port for port in database.select("Port", [], _PORT)}
         kinds = {tuple(one["_uuid"]): one["type"] for one in database.select("Interface", [], ["_uuid", "type"])}
+    there = _links()
     on = [(bridge, ports[tuple(uuid)]) for bridge, uuids in bridges for uuid in uuids if tuple(uuid) in ports]
     return tuple(
-        LinkPort(path, bridge, port["name"], dict(port["external_ids"][1]), _has_link(port["name"]))
+        LinkPort(path, bridge, port["name"], dict(port["external_ids"][1]), port["name"] in there)
         for bridge, port in on
         if [kinds.get(tuple(uuid)) for uuid in _values(port["interfaces"])] in ([""], ["system"])
     )
@@ -89,11 +90,11 @@ def link_ports(place: Place, path: str) -> tuple[LinkPort, ...]:
 def drop_port(place: Place, port: LinkPort) -> None:
     """Take a port off its bridge, if it is still without a link and nobody has changed whose it is.
 
-    Raises Unreachable, or CNIError 999 for the database's refusal.
+    Raises Unreachable, or CNIError 999 for the database's refusal, 11 where links cannot be listed.
     """
     with _Database(place(port.database)) as database:
         found = database.select("Port", [["name", "==", port.name]], ["_uuid", "external_ids"])
-        if not _has_link(port.name):
+        if port.name not in _links():
             database.remove([one["_uuid"] for one in found if dict(one["external_ids"][1]) == port.external_ids])
 
 
@@ -170,9 +171,10 @@ class _Database:
             self._ask(*(_leave(port) for port in ports), _next_configuration())
 
     def stale(self) -> list[Any]:
-        """Return the ports of rule 3."""
+        """Return the ports of rule 3. Raises CNIError 11."""
         ports = self.select("Port", [_has(*OURS)], ["_uuid", "name"])
-        return [port["_uuid"] for port in ports if not _has_link(port["name"])]
+        there = _links()
+        return [port["_uuid"] for port in ports if port["name"] not in there]
 
     def refused(self, name: str) -> str:
         """Return why the switch has not taken the interface; "": it has."""
@@ -258,12 +260,16 @@ def _connect(path: str, end: float) -> Connection:
     return Connection(_Bounded(stream, end))
 
 
-def _has_link(name: str) -> bool:
+def _links() -> frozenset[str]:
+    """Return the names of the node's links. Raises CNIError 11.
+
+    Not if_nametoindex: it says of a link that is there that it is not, where no descriptor is left to ask with.
+    """
     try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
+        return frozenset(name for _, name in socket.if_nameindex())
+    except OSError as problem:
+        message = "the node's links cannot be listed"
+        raise errors.CNIError(errors.Code.TRY_AGAIN, message, str(problem.strerror)) from None
 
 
 def _accepted(message: Any) -> list[dict[str, Any]]:

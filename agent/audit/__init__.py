@@ -23,4 +23,5 @@ Rules
    anything could not be looked at or read, nothing else is repaired: what was missed may be another's sign of life.
 7. An ID in a rule of nftables is proof if it is whole, in the table and chain of its plugin, and is such a one or one
    that a lease or a result cache has as well.
+8. What tells whose a link or a rule is, goes after it: a repair that is ended at any moment can be gone on with.
 """

@@ -38,6 +38,7 @@ from agent.netlink import Kernel
 NOTHING, SOMETHING, BLIND = 0, 1, 2
 _MENDED = "mended"
 _NOT_NOW = "not judged now: once more, later"
+_NEEDED = "not now: it tells whose a link or a rule is that is still there"
 _IN_DOUBT = "nothing yet: not all could be looked at, and that may say that it is needed"
 LEAST_GUARD_S = 60.0  # of a repair: a container's making takes that long
 _PROOF_S = 1.0  # as long a look is proof: some repairs take milliseconds, and a DEL takes longer
@@ -94,11 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def judged(seen: Seen, guard_s: float) -> tuple[Finding, ...]:
-    """Return all that is found, in the order of its repair (agent.audit, rule 6 where not all could be looked at)."""
+    """Return all that is found, in the order of its repair (agent.audit, rules 8 and 6)."""
     aged = [(one.container, one.age_s) for one in seen.leases]
     aged += [(one.container_id, age_s) for one, age_s in seen.cached]
     life = Life(seen.signs, guard_s, {container for container, age_s in aged if age_s < guard_s})
-    found = (*files.findings(seen, life), *links.findings(seen, life))
+    found = (*links.findings(seen, life), *files.findings(seen, life))
     return tuple(map(_doubted, found)) if seen.blind or seen.unreadable else found
 
 
@@ -119,20 +120,30 @@ def _mended(
 ) -> Iterator[Told]:
     """Mend what is found once more, right before; yield what came of each, and add what could not be looked at."""
     proven_until, seen, again = 0.0, Seen(Signs(None)), dict[tuple[str, str, str], Finding]()
+    needed = set[str]()  # containers, by what is on disk of them (agent.audit, rule 8)
     for one in found:
         if one.repair is None:
             yield one, ""
+            continue
+        if isinstance(one.repair, Delete | Release) and one.whose.container in needed:
+            yield one, _NEEDED
             continue
         if time.monotonic() > proven_until:
             seen = replace(node.look(), remembered=remembered)
             again = {_identity(other): other for other in judged(seen, guard_s)}
             blind.update(dict.fromkeys(seen.blind))
             proven_until = time.monotonic() + _PROOF_S
-        now = again.get(_identity(one))
-        if now is not None and now.repair is not None:
-            yield one, mender.perform(now.repair) or _MENDED
-        else:
-            yield one, _NOT_NOW if seen.blind or _is_there(one.repair, seen) else _MENDED
+        outcome = _outcome(one.repair, again.get(_identity(one)), seen, mender)
+        if outcome != _MENDED and isinstance(one.repair, RemoveLink | RemoveRules):
+            needed.add(one.whose.container)
+        yield one, outcome
+
+
+def _outcome(repair: Repair, now: Finding | None, seen: Seen, mender: Mender) -> str:
+    """Mend what is still found; return what came of it."""
+    if now is not None and now.repair is not None:
+        return mender.perform(now.repair) or _MENDED
+    return _NOT_NOW if seen.blind or _is_there(repair, seen) else _MENDED
 
 
 def _is_there(repair: Repair, seen: Seen) -> bool:

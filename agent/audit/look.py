@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import cache, codec, confdir, cri, files, netns, network, ovsdb
+from agent import cache, codec, confdir, cri, files, formats, netns, network, ovsdb
 from agent.audit import links, nft
 from agent.audit.contract import File, Lease, NamespaceFile, Peer, Rule, Seen, Signs
 from agent.audit.life import same_place
@@ -38,6 +38,7 @@ _ID = re.compile(r"[0-9a-f]{64}")  # Multus names a file so, and others of its o
 _LEASE = re.compile(r"\s*(?:(?P<container>[0-9A-Za-z][0-9A-Za-z_.-]*)(?:\r?\n(?P<ifname>[^\s/]{1,15}))?)?\s*")
 _LEASE_BYTES = 1024
 _PORTS_S = 20.0  # for all databases of Open vSwitch together
+_ENDED = (FileNotFoundError, ProcessLookupError)  # said of a process that was there
 _NSFS_INODE = re.compile(r"net:\[([0-9]+)\]")
 
 
@@ -119,10 +120,12 @@ class Node:
 
     def _records(self, *state_dirs: Path) -> Iterator[Record]:
         for state_dir in state_dirs:
+            if problem := formats.refusal(state_dir):
+                self.blind.append(f"journal {problem}")
             for path in _listed(state_dir / "records"):
                 try:
                     if path.suffix == ".json":
-                        yield codec.decode_record(files.read(path))
+                        yield codec.decode_record(formats.present(formats.RECORDS, files.read(path)))
                 except FileNotFoundError:  # its DEL came in between
                     continue
                 except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -214,11 +217,11 @@ def _plugins(config: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _lease(file: File) -> Lease | None:
-    """Return what the file of a store says; None: it is no lease, or it went meanwhile."""
+    """Return what the file of a store says; None: it is no lease, or it went meanwhile. Raises OSError."""
     try:
         with file.path.open(errors="replace") as opened:
             text = opened.read(_LEASE_BYTES)
-    except OSError:
+    except FileNotFoundError:
         return None
     match = _LEASE.fullmatch(text)
     if match is None or len(text) == _LEASE_BYTES:
@@ -269,32 +272,33 @@ def _is_ordinary(path: Path) -> bool:
 
 
 def is_namespace(path: Path) -> bool:
-    """Whether a namespace, of whatever kind, is there."""
+    """Whether a namespace, of whatever kind, is there. Raises OSError where that cannot be told."""
     try:
         return path.stat().st_dev == os.stat(netns.OWN).st_dev
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
 def _used_namespaces(processes: Iterable[Path]) -> frozenset[int] | None:
-    """Return the inodes of the namespaces that processes are in; None where not all may be asked."""
+    """Return the inodes of the namespaces that processes are in; None where not all may be asked. Raises OSError."""
     found = set()
     for process in processes:
         try:
             match = _NSFS_INODE.fullmatch(os.readlink(process / "ns/net"))
         except PermissionError:
             return None
-        except OSError:  # it has ended
+        except _ENDED:
             continue
         found |= {int(match[1])} if match else set()
     return frozenset(found)
 
 
 def _cgroups(processes: Iterable[Path]) -> frozenset[str]:
+    """Return those of all processes. Raises OSError: whoever runs in one that was not read would be called dead."""
     found: set[str] = set()
     for process in processes:
         try:
             found |= {line.split(":", 2)[-1] for line in (process / "cgroup").read_text().splitlines()}
-        except OSError:
+        except _ENDED:
             continue
     return frozenset(found)

@@ -4,6 +4,7 @@ Its node is a folder (`--host-root`) with a network namespace of its own; its co
 """
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -234,6 +235,33 @@ def test_every_leak_of_the_dead_is_found_and_mended_and_the_living_keep_theirs(s
     (address,) = [one["local"] for one in ip("addr", "show", "net1", netns=pod_netns)[0]["addr_info"]
                   if one["family"] == "inet"]  # fmt: skip
     assert site.place(f"/var/lib/cni/networks/blue/{address}").exists()
+
+
+def test_a_repair_that_is_ended_after_each_of_its_steps_can_always_be_gone_on_with(site, pod_netns, monkeypatch):
+    """Whose a link is, only a lease or a result cache may tell: they go last."""
+    for plugin in ("bridge", "host-local"):
+        shutil.copy(build.tools() / plugin, site.place(f"/opt/cni/bin/{plugin}"))
+    before = links()
+    plant(site, DEAD, pod_netns)
+    subprocess.run(["ip", "netns", "del", Path(pod_netns).name], check=True)
+    perform, done = Mender.perform, []
+
+    class Killed(BaseException):
+        pass
+
+    def one_step(self, repair):
+        if done:
+            raise Killed
+        done.append(repair)
+        return perform(self, repair)
+
+    monkeypatch.setattr(Mender, "perform", one_step)
+    for _ in range(20):
+        done.clear()
+        with contextlib.suppress(Killed):
+            assert (site.audit("--repair")[0], len(done)) == (0, 1), "what is left cannot be mended any more"
+            break
+    assert (traces(site, DEAD), links() - before - {"br-blue"}, DEAD in rules()) == (set(), set(), False)
 
 
 def test_people_are_told_what_is_where_whose_it_was_how_that_is_known_and_what_can_be_done(site):

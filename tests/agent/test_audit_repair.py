@@ -4,13 +4,14 @@ import argparse
 import base64
 import json
 import os
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent import codec, netns
+from agent import codec, netns, options
 from agent.audit import command, links
 from agent.audit.contract import (
     Delete,
@@ -25,7 +26,7 @@ from agent.audit.contract import (
     Seen,
     Signs,
 )
-from agent.audit.look import Node, _data_dir, _lease
+from agent.audit.look import Node, _cgroups, _data_dir, _lease, _used_namespaces
 from agent.audit.mend import Mender
 from agent.cache import read
 from agent.links import Link
@@ -115,7 +116,7 @@ def test_in_doubt_only_what_the_runtime_would_list_is_repaired(lease, doubt):
     repairs = [type(one.repair) for one in command.judged(seen, 300.0) if one.repair]
     assert repairs == [Release]
     certain = Seen(seen.signs, leases=seen.leases)
-    assert [type(one.repair) for one in command.judged(certain, 300.0)] == [Release, Release, RemoveNamespace]
+    assert [type(one.repair) for one in command.judged(certain, 300.0)] == [RemoveNamespace, Release, Release]
 
 
 @pytest.mark.parametrize(("guard", "repair"), [(-1.0, False), (float("nan"), False), (3.0, True)])
@@ -257,3 +258,47 @@ def test_leases_of_all_times_are_read(tmp_path, text, whose):
     path.write_text(text, newline="")
     lease = _lease(File(path, 7200))
     assert (lease.container, lease.ifname) == whose
+
+
+# -- what cannot be read is not taken for nothing -----------------------------------------------------------------
+
+
+@pytest.fixture
+def short_of_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_lease_is_not_taken_for_none_without_descriptors(lease, short_of_descriptors):
+    with pytest.raises(OSError, match="Too many open files"):
+        _lease(File(lease.path, 7200))
+
+
+def test_a_process_is_not_taken_for_none_without_descriptors(short_of_descriptors):
+    with pytest.raises(OSError, match="Too many open files"):
+        _cgroups((Path("/proc/self"),))
+
+
+def test_a_lease_and_a_process_that_have_gone_meanwhile_are_none(tmp_path):
+    assert (_lease(File(tmp_path / "10.0.0.1", 7200)), _cgroups((tmp_path / "1",))) == (None, frozenset())
+    assert _used_namespaces((tmp_path / "1",)) == frozenset()
+
+
+def test_a_lease_stays_while_the_link_whose_owner_it_tells_cannot_be_removed(lease):
+    key = Key(ContainerID(DEAD), "net1")
+    name, mac = options.host_name(key), options.derived_mac(key, "host")
+    link = Link(9, name, "veth", mac, 1500, True, 0, 0, "", 0, False, b"", b"", "", "", True)
+    other = replace(lease, path=lease.path.with_name("10.0.0.3"), container="e" * 64, text=f"{'e' * 64}\nnet1")
+    seen = Seen(NOBODY, leases=(lease, other), links=(link,))
+
+    class Busy(Repairs):
+        def perform(self, repair):
+            super().perform(repair)
+            return "busy" if isinstance(repair, RemoveLink) else ""
+
+    mender = Busy()
+    told = tuple(command._mended(command.judged(seen, 300.0), Looks(seen), mender, seen.on_disk(), 300.0, {}))
+    assert mender.done == [RemoveLink(link), Release(other)]
+    assert [outcome for _, outcome in told] == ["busy", command._NEEDED, "mended"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import socket
 import struct
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import netns, options
+from agent import netns, options, ovsdb
 from agent.model import ContainerID, Key
 from cni import errors
 from tests.agent.native import CONTAINER, FakeIPAM, Plugin, ip, link, ping
@@ -236,3 +237,25 @@ def test_twenty_at_once(plugin, switch, pod_netns):
         list(pool.map(lambda number: made("DEL", f"n{number}", f"c{number}"), range(20)))
     assert switch.vsctl("list-ports", "br0") == ""
     assert Path(pod_netns).exists()
+
+
+def test_without_descriptors_no_living_port_is_taken_for_one_without_a_link(plugin, switch, monkeypatch):
+    """Which ports have no link is asked right before the next one is made: "cannot tell" is no "gone"."""
+    plugin()("ADD")
+    select, (soft, hard) = ovsdb._Database.select, resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def then_short(self, table, where, columns):
+        rows = select(self, table, where, columns)
+        if columns == ["_uuid", "name"]:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        return rows
+
+    monkeypatch.setattr(ovsdb._Database, "select", then_short)
+    try:
+        with pytest.raises(errors.CNIError) as caught:
+            plugin()("ADD", ifname="net2", container="other")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    monkeypatch.undo()
+    assert caught.value.code == errors.Code.TRY_AGAIN
+    assert HOST in switch.vsctl("list-ports", "br0").split()

@@ -12,18 +12,25 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from agent import cri, rtnl
+from agent import cri, ovsdb, rtnl
 from agent.guests.qmp import Refusal
 from agent.model import NotReady
 from cni import errors
 from controller.reconcile import Conflict
 from controller.workers import Unavailable
 
-START, HOTPLUG, GUEST, CONTROLLER, EXECUTABLE = STORIES = ("start", "hotplug", "guest", "controller", "executable")
+START, HOTPLUG, GUEST, CONTROLLER, EXECUTABLE = "start", "hotplug", "guest", "controller", "executable"
+SWITCH, AUDIT, RELAY, PLUGINS, COLLECT, DAMAGE, DOMAIN = (
+    "switch", "audit", "relay", "plugins", "collect", "damage", "domain",
+)  # fmt: skip
+STORIES = (
+    START, HOTPLUG, GUEST, CONTROLLER, EXECUTABLE, SWITCH, AUDIT, RELAY, PLUGINS, COLLECT, DAMAGE, DOMAIN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +92,14 @@ _GRPC = Bound("controller.agents:Agents._send", "DEADLINE_S")
 _EXECUTABLE = Bound("cni.forward:run", "DEADLINE")
 _FLOCK = Bound("agent.journal:_own", "patience_s")
 
-_OVS_TRIED = "takes a running Open vSwitch: tests/agent/test_ovs_kernel.py, killed in test_killed_kernel.py"
-_LIBVIRT_TRIED = "takes a libvirt daemon: tests/agent/guests/test_libvirt.py, e2e/vm/test_libvirt.py"
 _HARDWARE_TRIED = "takes a card: tests/agent/test_host_device_kernel.py, test_virtual_function_kernel.py, killed there"
-_DAMAGE_TRIED = "damaged files: tests/agent/test_journal_damage.py, tests/fuzz"
-_COLLECTION_TRIED = "once an hour: tests/agent/test_collect.py"
-_AUDIT_TRIED = "the command `hotnic-agent audit`: tests/agent/test_audit.py, test_audit_kernel.py"
+_DOCTOR_TRIED = "the command `hotnic-agent doctor`: tests/agent/test_doctor.py, test_doctor_kernel.py"
 _EVENTS_TRIED = "events of the kernel: tests/agent/test_watch_kernel.py, test_drift_kernel.py"
-_CLUSTER_TRIED = "the cluster role's, over the same Kube._request: tests/controller/test_relay.py, test_leader.py"
 _STANDALONE_TRIED = "the agent without a daemon: killed at each system call by tests/agent/test_killed_kernel.py"
+_INSTALL_TRIED = "killed at each step, without room, removed and replaced by others: tests/agent/test_install.py"
+_UNINSTALL_TRIED = (
+    "the command `hotnic-agent uninstall`, which goes on where it stopped: tests/agent/test_uninstall.py, e2e"
+)
 _SERVER_TRIED = (
     "once, before anything is done: a failure ends the process with its reason (tests/agent/test_standalone)"
 )
@@ -117,6 +123,10 @@ def _namespace_gone() -> BaseException:
 
 def _unreachable() -> BaseException:
     return NotReady("VMUnreachable", "the virtual machine's monitor is gone")
+
+
+def _no_switch() -> BaseException:
+    return ovsdb.Unreachable("no Open vSwitch answers")
 
 
 def _runtime_away() -> BaseException:
@@ -146,9 +156,11 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.files:write agent.journal:Journal._remove_file agent.journal:Journal.forget", FULL, DISK, HOTPLUG,
            GUEST),
     **_all("agent.files:sync_directory", BROKEN, DISK, HOTPLUG),
-    **_all("agent.files:set_aside agent.journal:Journal.damaged", BROKEN, DISK, besides=_DAMAGE_TRIED),
+    **_all("agent.files:set_aside", Answer(None), DISK, DAMAGE),
+    **_all("agent.journal:Journal.damaged", BROKEN, DISK, besides="asked by metrics, and before an uninstall, only"),
     **_all("agent.files:read agent.peers:Peers._read", BROKEN, DISK, START),
-    **_all("agent.journal:Journal.__init__ agent.journal:Journal._check_format", BROKEN, DISK, START),
+    **_all("agent.journal:Journal.__init__ agent.formats:_files", BROKEN, DISK, START),
+    **_all("agent.formats:read agent.formats:_write", BROKEN, DISK, START),
     **_all("agent.journal:Journal._load agent.__main__:Agent.__init__", BROKEN, DISK, START),
     **_all("agent.journal:_own agent.journal:_locked", INTERRUPTED, _FLOCK, START),
     **_all("agent.cache:_read_directory agent.confdir:_files", Answer(()), DISK, HOTPLUG),
@@ -164,8 +176,8 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.netns:_setns", _os(errno.EPERM), MEMORY, HOTPLUG),
     **_all("agent.netns:_boot", BROKEN, NODE, START),
     **_all("agent.apply:_index_here", _namespace_gone, MEMORY, HOTPLUG),
-    **_all("agent.apply:_write agent.apply:_read_sysctl agent.layer3:_enable_ipv6", BROKEN, NODE,
-           besides="settings of a link: killed at each of them by tests/agent/test_killed_kernel.py"),
+    **_all("agent.apply:_write agent.layer3:_enable_ipv6", BROKEN, NODE, PLUGINS),
+    **_all("agent.apply:_read_sysctl", Answer(None), NODE, PLUGINS),
     **_all("agent.vlans:supported", _kernel_busy, _KERNEL,
            besides="bridges with VLANs: tests/agent/test_bridge_kernel.py"),
     **_all("agent.tap:create agent.tap:_attach", BUSY, MEMORY, GUEST),
@@ -177,6 +189,12 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     **_all("agent.watch:Watch.__init__ agent.watch:Watch._listens_to_all", NO_FILES, MEMORY, START),
     **_all("agent.watch:Watch.wait agent.watch:Watch.wake", INTERRUPTED, AWAITS, besides=_EVENTS_TRIED),
+    **_all("agent.switchwatch:Switches.__init__", NO_FILES, MEMORY, START),
+    **_all(
+        "agent.switchwatch:Switches._wait agent.switchwatch:Switches.close agent.switchwatch:Switches.follow",
+        BROKEN, AWAITS, besides="a database that is away, ends or talks nonsense: tests/agent/test_switchwatch.py",
+    ),
+    **_all("agent.hostend:_named", BROKEN, NODE, besides="a host end that was moved: tests/agent/test_drift_kernel.py"),
     # plugins
     **_all("agent.delegate:Executor._launch", NO_PROCESSES, _PLUGIN, HOTPLUG),
     **_all("agent.delegate:Executor._found", BROKEN, DISK, HOTPLUG),
@@ -189,27 +207,52 @@ EFFECTS: Mapping[str, Effect] = {
            besides="with --host-root only: tests/agent/test_delegate.py, e2e"),
     **_all("agent.descendants:_read", Answer(b""), NODE, HOTPLUG),
     **_all("agent.descendants:_processes agent.descendants:become_subreaper", BROKEN, NODE, START),
+    **_all("agent.descendants:_kill", NO_FILES, _KILL, PLUGINS),
+    **_all("agent.descendants:_pid_namespace", Answer(0), NODE, PLUGINS),
+    **_all("agent.descendants:_reaped", Answer(value=False), MEMORY, PLUGINS),
+    **_all("agent.descendants:_wait_for_any", Answer(None), Bound("agent.descendants:_wait_for_any", "_WATCH_S"),
+           PLUGINS),
+    # files of ours on the node
     **_all(
-        "agent.descendants:_kill agent.descendants:_pid_namespace agent.descendants:_reaped"
-        " agent.descendants:_wait_for_any",
-        INTERRUPTED, _KILL, besides="for what plugins leave behind: tests/agent/test_delegate.py",
+        "agent.installer:Keeper.__init__ agent.installer:Keeper.lost agent.installer:_sweep agent.installer:_write"
+        " agent.installer:found agent.installer:run agent.installer:signature",
+        FULL, DISK, besides=_INSTALL_TRIED,
+    ),
+    **_all(
+        "agent.uninstaller:Node.__init__ agent.uninstaller:Node._detach agent.uninstaller:Node._remove"
+        " agent.uninstaller:Node._remove_executable agent.uninstaller:Node.look agent.uninstaller:_remove_file"
+        " agent.uninstaller:_remove_tree agent.uninstaller:_try agent.uninstaller:run",
+        BROKEN, DISK, besides=_UNINSTALL_TRIED,
     ),
     # audits
     **_all(
-        "agent.audit.look:Node._namespaces agent.audit.look:Node._ports agent.audit.look:_age agent.audit.look:_cgroups"
-        " agent.audit.look:_files agent.audit.look:is_namespace agent.audit.look:_listed"
-        " agent.audit.look:Node.look agent.audit.look:_lease agent.audit.look:_is_ordinary"
-        " agent.audit.mend:_is_fresh agent.audit.command:_is_there"
-        " agent.audit.look:_used_namespaces agent.audit.mend:Mender._delete agent.audit.mend:Mender._remove_file"
-        " agent.audit.mend:_release agent.audit.mend:_remove_namespace agent.audit.command:_tell",
-        BROKEN, DISK, besides=_AUDIT_TRIED,
+        "agent.audit.look:Node._namespaces agent.audit.look:_used_namespaces agent.audit.look:_cgroups"
+        " agent.audit.look:Node.look agent.audit.look:Node._ports agent.audit.look:_files agent.audit.look:_listed"
+        " agent.audit.look:is_namespace agent.audit.look:_is_ordinary agent.audit.mend:_is_fresh"
+        " agent.audit.mend:Mender._delete agent.audit.mend:Mender._remove_file agent.audit.mend:_release"
+        " agent.audit.look:_lease agent.audit.mend:_remove_namespace agent.audit.command:_tell",
+        BROKEN, DISK, AUDIT,
     ),
-    **_all("agent.audit.mend:_held agent.audit.mend:_locked", BUSY, Bound("agent.audit.mend:_held", "_LOCK_S"),
-           besides=_AUDIT_TRIED),
+    **_all("agent.audit.command:_is_there", BROKEN, DISK,
+           besides="where something was made anew between two looks: tests/agent/test_audit_repair.py"),
+    **_all("agent.audit.look:_age", Answer(0.0), DISK, AUDIT),
+    **_all("agent.audit.mend:_held agent.audit.mend:_locked", BUSY, Bound("agent.audit.mend:_held", "_LOCK_S"), AUDIT),
     **_all("agent.audit.nft:_opened agent.audit.nft:_transact", BUSY, Bound("agent.audit.nft:_transact", "TIMEOUT_S"),
-           besides=_AUDIT_TRIED),
-    **_all("agent.cache:survey agent.collect:Collector._may_live agent.collect:Collector._born", BROKEN, DISK,
-           besides=_COLLECTION_TRIED),
+           AUDIT),
+    **_all("agent.cache:survey", Answer(((), {Path("/cache"): "Input/output error"})), DISK, AUDIT, COLLECT),
+    **_all("agent.collect:Collector._may_live agent.collect:Collector._born", BROKEN, DISK, COLLECT),
+    **_all(
+        "agent.doctor.command:run agent.doctor.kernel:_not_loaded agent.doctor.kernel:_features"
+        " agent.doctor.look:_configurations agent.doctor.look:_directory agent.doctor.look:_executable"
+        " agent.doctor.look:_names agent.doctor.look:_policy_problem agent.doctor.look:_runtime"
+        " agent.doctor.look:_state",
+        BROKEN, DISK, besides=_DOCTOR_TRIED,
+    ),
+    **_all("agent.doctor.door:ask", _Unavailable, Bound("agent.doctor.door:ask", "DEADLINE_S"), besides=_DOCTOR_TRIED),
+    **_all("agent.doctor.door:arguments", NO_FILES, Bound("agent.doctor.door:arguments", "DEADLINE_S"),
+           besides=_DOCTOR_TRIED),
+    **_all("agent.cri:Runtime.version agent.cri:Runtime.running agent.cri:Runtime.tag", _runtime_away, _CRI,
+           besides=_DOCTOR_TRIED),
     # the container runtime
     **_all("agent.cri:Runtime.sandboxes agent.cri:Runtime.netns", _runtime_away, _CRI, HOTPLUG),
     **_all("agent.cri:Runtime.containers agent.cri:Runtime.process", _runtime_away, _CRI, GUEST),
@@ -232,7 +275,8 @@ EFFECTS: Mapping[str, Effect] = {
            NODE, GUEST),
     **_all("agent.guests.reach:connect agent.guests.reach:_mount", _unreachable, _REACH, GUEST),
     **_all("agent.guests.reach:_connected agent.guests.reach:_opened agent.guests.reach:_stream", RESET, _REACH, GUEST),
-    **_all("agent.guests.reach:peer agent.guests.libvirt:_loaded", BROKEN, MEMORY, besides=_LIBVIRT_TRIED),
+    **_all("agent.guests.reach:peer", BROKEN, MEMORY, DOMAIN),
+    **_all("agent.guests.libvirt:_loaded", _unreachable, DISK, DOMAIN),
     **_all("agent.guests.messages:Lines._more agent.guests.messages:Lines.send", _unreachable, _QMP, GUEST),
     **_all("agent.guests.qmp:Monitor.execute", lambda: Refusal("GenericError", "no"), _QMP, GUEST),
     **_all("agent.guests.guest_agent:GuestAgent._ask agent.guests.guest_agent:GuestAgent._open", _unreachable, _AGENT,
@@ -241,29 +285,31 @@ EFFECTS: Mapping[str, Effect] = {
         "agent.guests.libvirt:Domain.__init__ agent.guests.libvirt:Domain._attach"
         " agent.guests.libvirt:Domain._condition"
         " agent.guests.libvirt:Domain._described agent.guests.libvirt:Domain._detach"
-        " agent.guests.libvirt:Domain._domain agent.guests.libvirt:Domain._job agent.guests.libvirt:Domain._listed"
-        " agent.guests.libvirt:Domain._subscribe agent.guests.libvirt:Domain._with_evidence"
-        " agent.guests.libvirt:Domain.close",
-        _unreachable, _LIBVIRT, besides=_LIBVIRT_TRIED,
+        " agent.guests.libvirt:Domain._domain agent.guests.libvirt:Domain._job"
+        " agent.guests.libvirt:Domain._subscribe agent.guests.libvirt:Domain._with_evidence",
+        _unreachable, _LIBVIRT, DOMAIN,
     ),
-    **_all("agent.guests.libvirt:_hear", BROKEN, AWAITS, besides=_LIBVIRT_TRIED),
-    **_all("agent.guests.line:Line.__init__ agent.guests.line:Line._accepted", NO_FILES, MEMORY,
-           besides=_LIBVIRT_TRIED),
-    **_all("agent.guests.line:Line._pass_on", RESET, _LINE, besides=_LIBVIRT_TRIED),
+    **_all("agent.guests.libvirt:Domain._listed", Answer(None), _LIBVIRT, DOMAIN),
+    **_all("agent.guests.libvirt:Domain.close", _unreachable, _LIBVIRT, DOMAIN),
+    **_all("agent.guests.libvirt:_hear", BROKEN, AWAITS,
+           besides="a thread that never ends, and takes what fails: tests/agent/guests/test_libvirt.py"),
+    **_all("agent.guests.line:Line.__init__ agent.guests.line:Line._accepted", NO_FILES, MEMORY, DOMAIN),
+    **_all("agent.guests.line:Line._pass_on", RESET, _LINE, DOMAIN),
     # Open vSwitch
-    **_all(
-        "agent.ovsdb:_Database.__exit__ agent.ovsdb:_Database._ask agent.ovsdb:_Database._receive agent.ovsdb:_connect"
-        " agent.ovsdb:_has_link agent.ovsdb:_Bounded.recv",
-        BROKEN, _OVS, besides=_OVS_TRIED,
-    ),
+    **_all("agent.switchwatch:_Monitor.__init__ agent.switchwatch:_Monitor._say agent.switchwatch:_Monitor.read",
+           BROKEN, "its socket does not block", SWITCH),
+    **_all("agent.ovsdb:_Database.__exit__", BROKEN, _OVS, SWITCH),
+    **_all("agent.ovsdb:_Database._ask agent.ovsdb:_Database._receive agent.ovsdb:_connect", _no_switch, _OVS, SWITCH),
+    **_all("agent.ovsdb:_Bounded.recv", Answer((errno.ECONNRESET, b"")), _OVS, SWITCH),
+    **_all("agent.ovsdb:_links", _short_of_files, MEMORY, SWITCH),
     # the controller
-    **_all("controller.kube:Kube._request", _server_error, _API, CONTROLLER),
-    **_all("controller.kube:_chunks", _server_error, _WATCH, CONTROLLER),
+    **_all("controller.kube:Kube._request", _server_error, _API, CONTROLLER, RELAY),
+    **_all("controller.kube:_chunks", _server_error, _WATCH, CONTROLLER, RELAY),
     **_all("controller.kube:configuration controller.cluster:_own_namespace", BROKEN, DISK, besides=_SERVER_TRIED),
     **_all(
         "controller.kubevirt:Leases.write_lease controller.kubevirt:Machines.patch_machine"
         " controller.kubevirt:Machines.tell_of",
-        lambda: Conflict("409"), _API, besides=_CLUSTER_TRIED,
+        lambda: Conflict("409"), _API, RELAY,
     ),
     **_all("controller.agents:Agents.apply controller.agents:Agents.end", _agent_away, _GRPC, CONTROLLER),
     **_all("controller.agents:Agents.set_underlay", _agent_away, _GRPC, CONTROLLER),

@@ -65,6 +65,8 @@ class Pod:
 class Node:
     """In namespaces of its own."""
 
+    PROGRAM = "agent"
+
     def __init__(self, nursery: Nursery, folder: Path, plugins: Path, effects: list[str]) -> None:
         self._nursery, self.folder, self._plugins = nursery, folder, plugins
         self._effects = [one for one in effects if not _is_the_executables(one)]
@@ -89,7 +91,7 @@ class Node:
         door.unlink(missing_ok=True)
         armed = {"fault": vars_of(fault)} if fault else {}
         self.agent = self._nursery.fork(
-            "agent", self._effects, folder=str(self.folder), cri=self.runtime.endpoint, plugins=str(self._plugins),
+            self.PROGRAM, self._effects, folder=str(self.folder), cri=self.runtime.endpoint, plugins=str(self._plugins),
             **armed,
         )  # fmt: skip
         ends = time.monotonic() + BOUND_S
@@ -124,6 +126,14 @@ class Node:
         with contextlib.suppress(OSError):
             return self.folder.with_suffix(".log").read_text()[-1500:]
         return ""
+
+    def take_aside(self, count: int) -> None:
+        """Look at what was set aside as damaged, as people do, and remove it; raise Wrong where it is not so many."""
+        found = list((self.folder / "state/damaged").iterdir())
+        if len(found) != count:
+            raise Wrong(f"set aside: {found}\n{self.log()}")
+        for path in found:
+            path.unlink()
 
     def define(self, network: Mapping[str, Any]) -> None:
         """Put a network's configuration on the node's disk."""
@@ -413,7 +423,8 @@ def _has_attached(outcome: Any, count: int) -> bool:
 
 def _attachment(one: Mapping[str, Any]) -> Any:
     element = {"namespace": "ns", "name": one["config"]["name"], **one["element"]}
-    config = json.dumps(one["config"]) if "type" in one["config"] else ""  # else it is on the node's disk
+    is_here = one["config"].keys() & {"type", "plugins"}  # else it is on the node's disk
+    config = json.dumps(one["config"]) if is_here else ""
     return api.Attachment(element=json.dumps(element), config=config, nad_uid="n")
 
 

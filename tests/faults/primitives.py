@@ -26,6 +26,7 @@ METHODS = frozenset({
 })  # fmt: skip
 LIBRARIES = frozenset({"domain", "libvirt"})  # an object of libvirt's, and libvirt
 PARTS = ("self._connection.", "self._libvirt.open", "self._qemu.", "config.load_")  # of a library
+_STUBS = ("self._stub", "self._images")  # of gRPC: each attribute is a call
 HARMLESS = frozenset({
     "os.abort", "os.close", "os.environ.get", "os.fsencode", "os.fspath", "os.getpid", "os.geteuid", "os.lseek",
     "os.path.join", "os.set_blocking", "os.strerror", "os.umask", "os.urandom", "os._exit", "posix._exit",
@@ -89,7 +90,7 @@ def _deeper(node: ast.AST, child: ast.AST, place: tuple[str, ...]) -> tuple[str,
 
 def _primitive(node: ast.AST, own: set[str]) -> str:
     """Return how the primitive is written; "": it is none."""
-    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._stub":
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in _STUBS:
         return ast.unparse(node)  # also where another function is given it to call
     if not isinstance(node, ast.Call):
         return ""

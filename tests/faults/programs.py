@@ -12,10 +12,11 @@ from typing import Any
 
 import agent.__main__
 import controller.__main__
-from agent import cni_server, retries, workers
+from agent import cni_server, collect, retries, workers
+from agent.audit import command
 from agent.guests import turns
 from cni import forward
-from controller import follow
+from controller import follow, leader
 from controller import workers as controller_workers
 from tests.faults import machine
 from tests.faults.victims import Program
@@ -44,6 +45,26 @@ def executable_main(asked: Mapping[str, Any]) -> None:
     sys.exit(forward.run(posix.environ))
 
 
+def collector_main(asked: Mapping[str, Any]) -> None:
+    """The node agent, which collects garbage all the time, and takes no young namespace for one in the making."""
+    collect.LOOK_S = collect.PERIOD_S = collect.RETRY_S = SOON_S
+    collect.BORN_S = 0.0
+    agent_main(asked)
+
+
+def audit_main(asked: Mapping[str, Any]) -> None:
+    """`hotnic-agent audit --repair`. `folder`, `cri`: as the agent's; `plugins`: directories."""
+    folder = Path(asked["folder"])
+    _log(folder)
+    command.LEAST_GUARD_S = 0.0
+    sys.argv = [
+        "hotnic-agent", "audit", "--repair", "--guard", "0", "--run-dir", f"{folder}/run",
+        "--state-dir", f"{folder}/state", "--cri", asked["cri"], "--cni-bin-dir", *asked["plugins"],
+        "--cni-conf-dir", f"{folder}/net.d", "--cni-cache-dir", f"{folder}/cache",
+    ]  # fmt: skip
+    sys.exit(agent.__main__.main())
+
+
 def controller_main(asked: Mapping[str, Any]) -> None:
     """The controller of one node. `agent`, `kubeconfig`: as its options."""
     _log(Path(asked["folder"]))
@@ -51,6 +72,16 @@ def controller_main(asked: Mapping[str, Any]) -> None:
         module.FIRST_RETRY_S, module.LAST_RETRY_S = 0.02, SOON_S
     sys.argv = ["hotnic-controller", "node", "--node-name", "node-1", "--agent", asked["agent"]]
     sys.argv += ["--kubeconfig", asked["kubeconfig"]]
+    sys.exit(controller.__main__.main())
+
+
+def cluster_main(asked: Mapping[str, Any]) -> None:
+    """The controller's cluster role. `kubeconfig`: as its option."""
+    _log(Path(asked["folder"]))
+    for module in (controller_workers, follow):
+        module.FIRST_RETRY_S, module.LAST_RETRY_S = 0.02, SOON_S
+    leader.LEASE_S, leader.LEAD_S, leader.RETRY_S = 1.0, 0.7, 0.1
+    sys.argv = ["hotnic-controller", "cluster", "--kubeconfig", asked["kubeconfig"], "--lease-namespace", "hotnic"]
     sys.exit(controller.__main__.main())
 
 
@@ -74,4 +105,6 @@ def _log(folder: Path) -> None:
 
 PROGRAMS: Mapping[str, Program] = {
     "agent": agent_main, "controller": controller_main, "machine": machine.main, "executable": executable_main,
+    "audit": audit_main, "cluster": cluster_main,
+    "collector": collector_main,
 }  # fmt: skip

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from agent import formats
 from tests.faults.desk import Desk
-from tests.faults.injection import Fault
+from tests.faults.injection import ERROR, Fault
 from tests.faults.node import Node, Wrong, links
 
 TRIES = 5
@@ -118,16 +119,39 @@ def executable(node: Node, fault: Fault) -> Mapping[str, int]:
 
 
 def start(node: Node, fault: Fault) -> Mapping[str, int]:
-    """An agent starts with a pod in its journal, half of whose wishes are fulfilled."""
+    """An agent starts with a pod in an older version's journal, half of whose wishes are fulfilled."""
     known, pod = networks(node), node.pod()
     wanted = [{"config": known[name], "element": {}} for name in ("blue", "green")]
     node.settle(pod, wanted[:1])
     node.living().end()
+    (node.folder / "state/format").write_text(f"{formats.OLDEST}\n")
     agent = node.start(fault)
     node.settle(pod, wanted)
     node.end(pod)
     node.end_sandbox(pod.sandbox)
     return agent.counted() if not agent.is_dead else {}
+
+
+def damage(node: Node, fault: Fault) -> Mapping[str, int]:
+    """An agent starts with files in its state that cannot be read: they are set aside, and nobody suffers."""
+    known, pod = networks(node), node.pod()
+    wanted = [{"config": known[name], "element": {}} for name in ("blue", "green")]
+    node.settle(pod, wanted[:1])
+    node.living().end()
+    damaged = [node.folder / "state" / name for name in ("records/a.json", "pods/b.json", "underlay.json")]
+    for path in damaged:
+        path.write_text("{")
+    agent = node.start(fault)
+    node.settle(pod, wanted)
+    calls = agent.counted() if not agent.is_dead else {}
+    if fault.kind == ERROR:  # what stayed where it was is tried again at the next start
+        node.living().end()
+        node.start()
+    node.settle(pod, wanted)
+    node.take_aside(len(damaged))
+    node.end(pod)
+    node.end_sandbox(pod.sandbox)
+    return calls
 
 
 def controller(desk: Desk, fault: Fault) -> Mapping[str, int]:

@@ -213,8 +213,7 @@ def test_an_add_whose_caller_has_gone_before_its_turn_is_not_begun_and_a_del_is_
 @pytest.mark.parametrize("module", [agent.metrics, controller.metrics])
 def test_a_reader_of_metrics_who_asks_nothing_holds_no_thread(module, monkeypatch):
     monkeypatch.setattr(module, "CALLER_S", SHORT_S)
-    more = {} if module is agent.metrics else {"waiting_for": tuple}
-    server = module.serve("127.0.0.1:0", tuple, **more)
+    server = module.serve("127.0.0.1:0", tuple, tuple)
     silent = socket.create_connection(server.server_address)
     assert ended(lambda: silent.recv(1)) == b""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/healthz") as answer:

@@ -67,10 +67,14 @@ class Victim:
         self.last = said if "code" in said else self.last
         return str(said.get("hit", ""))
 
+    def send(self, number: int) -> None:
+        """Send it a signal. Raises ProcessLookupError where it has ended."""
+        os.kill(self.pid, number)
+
     def end(self, number: int = signal.SIGKILL) -> None:
         """End it by a signal and wait for the end."""
         try:
-            os.kill(self.pid, number)
+            self.send(number)
         except ProcessLookupError:
             self.is_dead = True
         ends = time.monotonic() + STARTED_S
