@@ -1,7 +1,7 @@
 """Pure: the journal's JSON. `decode_x(encode_x(value)) == value`.
 
-A document that lacks a key raises KeyError, one with a value of another type TypeError or ValueError: what is believed
-of the disk is acted upon as root.
+Documents are of the current format (agent.formats). One that lacks a key raises KeyError, one with a value of another
+type TypeError or ValueError: what is believed of the disk is acted upon as root.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def decode_record(document: Document) -> Record:
         result=_optional(document, "result"),
         ifindex=_value(document, "ifindex", int),
         displaced=tuple(Displaced(*one) for one in _rows(document, "displaced", str, str, int | None)),
-        saved=_optional(document, "saved", {}) or {},  # absent in records of the first version
-        guest=_texts(_optional(document, "guest", {}) or {}),  # absent in records from before virtual machines
+        saved=_value(document, "saved", dict),
+        guest=_texts(_value(document, "guest", dict)),
         nad_uid=_value(document, "nadUID", str),
         nad_resource_version=_value(document, "nadResourceVersion", str),
         sequence=_value(document, "sequence", int),
@@ -111,7 +111,7 @@ def decode_desired(document: Document) -> Desired:
         attachments=tuple(map(_decode_wanted, _list(document, "attachments", dict))),
         ended=_value(document, "ended", bool),
         keep=_list(document, "keep", str),
-        vm=_value({"vm": "", **document}, "vm", str),  # absent in files from before virtual machines
+        vm=_value(document, "vm", str),
         asked=tuple(Asked(*one) for one in _rows(document, "asked", str, str)),
         released=_list(document, "released", str),
         examined=tuple(map(ContainerID, _list(document, "examined", str))),
@@ -154,12 +154,8 @@ def _decode_pod(document: Document) -> Pod:
 
 
 def _decode_namespace(document: Document) -> Namespace:
-    """Read what is known of it; older records know less."""
-    known = _list(document, "netns", object)
-    found = dict(zip(_NAMESPACE, known, strict=False))
-    if not known or len(known) > len(_NAMESPACE):
-        raise ValueError(f"netns has {len(known)} values")
-    return Namespace(**{name: _value(found, name, _NAMESPACE[name]) for name in found})
+    found = dict(zip(_NAMESPACE, _list(document, "netns", object), strict=True))
+    return Namespace(**{name: _value(found, name, kind) for name, kind in _NAMESPACE.items()})
 
 
 def _texts(values: Document) -> Mapping[str, str]:
@@ -173,9 +169,9 @@ def _value(document: Document, key: str, kind: type[T]) -> T:
     return value  # type: ignore[no-any-return]  # as was just seen
 
 
-def _optional(document: Document, key: str, *default: Any) -> Any:
+def _optional(document: Document, key: str) -> Any:
     """Return an object, or None."""
-    value = document.get(key, *default) if default else document[key]
+    value = document[key]
     return None if value is None else _value({key: value}, key, dict)
 
 

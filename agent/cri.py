@@ -63,6 +63,15 @@ def current(sandboxes: Collection[Sandbox], pod_uid: str) -> Sandbox | None:
     return max(ready, key=lambda one: (one.attempt, one.created_ns), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running one. `image`: its name for the runtime, mostly an ID (Runtime.tag)."""
+
+    name: str
+    pod: str  # namespace/name
+    image: str
+
+
 class Runtime:
     """One runtime endpoint, such as `unix:///run/containerd/containerd.sock`. Usable from any thread."""
 
@@ -77,6 +86,15 @@ class Runtime:
         self._deadline_s = deadline_s
         self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
         self._stub = cri_pb2_grpc.RuntimeServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._images = cri_pb2_grpc.ImageServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def version(self) -> str:
+        """Return the runtime's name and version."""
+        try:
+            reply = self._stub.Version(self._messages.VersionRequest(), timeout=self._deadline_s)
+        except self._grpc.RpcError as error:
+            raise self._unavailable("Version", error) from error
+        return f"{reply.runtime_name} {reply.runtime_version}"
 
     def sandboxes(self) -> tuple[Sandbox, ...]:
         """Return all sandboxes of the node in all states."""
@@ -116,6 +134,25 @@ class Runtime:
         except self._grpc.RpcError as error:
             raise self._unavailable("ListContainers", error) from error
         return {one.metadata.name: one.id for one in reply.containers}
+
+    def running(self) -> tuple[Container, ...]:
+        """Return the running containers of the node."""
+        state = self._messages.ContainerStateValue(state=self._messages.CONTAINER_RUNNING)
+        request = self._messages.ListContainersRequest(filter=self._messages.ContainerFilter(state=state))
+        try:
+            reply = self._stub.ListContainers(request, timeout=self._deadline_s)
+        except self._grpc.RpcError as error:
+            raise self._unavailable("ListContainers", error) from error
+        return tuple(Container(one.metadata.name, _pod(one.labels), one.image.image) for one in reply.containers)
+
+    def tag(self, image: str) -> str:
+        """Return the name and tag by which people know an image; `image` itself where it has none."""
+        request = self._messages.ImageStatusRequest(image=self._messages.ImageSpec(image=image))
+        try:
+            reply = self._images.ImageStatus(request, timeout=self._deadline_s)
+        except self._grpc.RpcError as error:
+            raise self._unavailable("ImageStatus", error) from error
+        return str(next(iter(reply.image.repo_tags), image))
 
     def process(self, container_id: str) -> int:
         """Return the ID of a container's first process, as the node counts; 0 where it has none any more."""
@@ -164,6 +201,10 @@ def _process(said: Any) -> int:
     if not isinstance(said, int) or isinstance(said, bool) or not 0 <= said <= _LAST_PROCESS:
         raise ValueError(f"{said!r} is no process")
     return said
+
+
+def _pod(labels: Mapping[str, str]) -> str:
+    return f"{labels.get('io.kubernetes.pod.namespace', '')}/{labels.get('io.kubernetes.pod.name', '')}"
 
 
 def _sandbox(item: cri_pb2.PodSandbox, *, ready: bool) -> Sandbox:

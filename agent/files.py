@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 64 << 20  # bytes; what a record is made of has lower bounds (agent.delegate, agent.grpc_server)
+SEAL = "crc32"  # the member of a document that is its sum
 _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 _SEAL_BYTES = 20
 _BAD_DISK = (errno.EIO, errno.EUCLEAN, errno.EBADMSG)  # the file is lost; any other errno says nothing about it

@@ -1,6 +1,6 @@
 """The state directory: what was wanted and what was begun, so that nothing is forgotten by a crash.
 
-    format                       version of this layout
+    format                       version of this layout (agent.formats)
     lock                         held by the agent that uses the directory
     records/<sha256>.json        one attachment each (model.Record), written before its ADD has any effect
     pods/<uid>.json              a pod's desired set (model.Desired)
@@ -32,11 +32,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent import codec, files
+from agent import codec, files, formats
 from agent.model import ContainerID, Desired, Key, PodUID, Record
 from cni import errors
 
-FORMAT = "1"
 _RETRY_S = 0.005  # flock itself waits without an end, and a signal that ended it would be the whole process's
 T = TypeVar("T")
 
@@ -53,24 +52,29 @@ class Journal:
     def __init__(self, directory: Path, patience_s: float = 0.0) -> None:
         """Open or create the directory, once no other process uses it.
 
-        Raises InUse where one still does after `patience_s`, ValueError where a newer version wrote it.
+        Raises InUse where one still does after `patience_s`, ValueError where a newer version wrote it: nothing was
+        touched then.
         """
         self._directory = directory
         self._lock = threading.Lock()  # for the index in memory only, never held over a write
         self._pod_locks = tuple(threading.Lock() for _ in range(64))
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._owner = _own(directory, patience_s)
-        for name in ("records", "pods", "damaged"):
-            (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._check_format()
-        self._records = {
-            record.key: record
-            for record in self._load("records", codec.decode_record, lambda record: _record_name(record.key))
-        }
-        self._pods = {
-            desired.pod.uid: desired
-            for desired in self._load("pods", codec.decode_desired, lambda desired: _pod_name(desired.pod.uid))
-        }
+        try:
+            formats.bring_forward(directory)
+            for name in (formats.RECORDS, formats.DESIRED, "damaged"):
+                (directory / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._records = {
+                record.key: record
+                for record in self._load(formats.RECORDS, codec.decode_record, lambda record: _record_name(record.key))
+            }
+            self._pods = {
+                desired.pod.uid: desired
+                for desired in self._load(formats.DESIRED, codec.decode_desired, lambda one: _pod_name(one.pod.uid))
+            }
+        except BaseException:
+            self.close()
+            raise
         self._unwritten: set[PodUID] = set()  # rule 3
         self._unremoved: set[str] = set()  # files, rule 5
         self._late = threading.Lock()  # held over what is done with one of these
@@ -181,16 +185,6 @@ class Journal:
 
     def _sorted(self, wanted: Callable[[Record], bool]) -> tuple[Record, ...]:
         return tuple(sorted(filter(wanted, self.records()), key=lambda record: record.sequence))
-
-    def _check_format(self) -> None:
-        path = self._directory / "format"
-        found = path.read_text(errors="replace").strip() if path.exists() else ""
-        if not found:  # an empty one is what a crash may have left
-            temporary = path.with_name("damaged") / "format"
-            temporary.write_text(FORMAT + "\n")
-            temporary.rename(path)
-        elif found != FORMAT:
-            raise ValueError(f"{path} says version {found}, this agent understands {FORMAT}")
 
     def _load(self, kind: str, decode: Callable[[Any], T], name: Callable[[T], str]) -> Iterator[T]:
         for path in sorted((self._directory / kind).iterdir()):

@@ -22,18 +22,27 @@ HOST_SPEC = {"linux": {"namespaces": [{"type": "pid"}]}}
 METADATA = {"Version": "v1", "Metadata": {"ID": "s1", "NetNSPath": NETNS, "Config": {}}}
 
 
-class Service(cri_pb2_grpc.RuntimeServiceServicer):
+class Service(cri_pb2_grpc.RuntimeServiceServicer, cri_pb2_grpc.ImageServiceServicer):
     """Answers with what the test put in."""
 
     def __init__(self) -> None:
         self.items: list[cri_pb2.PodSandbox] = []
         self.status = cri_pb2.PodSandboxStatusResponse()
         self.containers: list[cri_pb2.Container] = []
+        self.tags: dict[str, list[str]] = {}
         self.container = cri_pb2.ContainerStatusResponse()
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.requests: list[Any] = []
         self.released = threading.Event()
         self.released.set()
+
+    def Version(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._answering(request, context)
+        return cri_pb2.VersionResponse(runtime_name="containerd", runtime_version="1.6.20")
+
+    def ImageStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._answering(request, context)
+        return cri_pb2.ImageStatusResponse(image=cri_pb2.Image(repo_tags=self.tags.get(request.image.image, ())))
 
     def ListPodSandbox(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._answering(request, context)
@@ -82,6 +91,7 @@ def runtime(endpoint: str) -> Iterator[cri.Runtime]:
 def serve(service: Service, endpoint: str) -> grpc.Server:
     server = grpc.server(futures.ThreadPoolExecutor(8))
     cri_pb2_grpc.add_RuntimeServiceServicer_to_server(service, server)
+    cri_pb2_grpc.add_ImageServiceServicer_to_server(service, server)
     server.add_insecure_port(endpoint)
     server.start()
     return server
@@ -99,6 +109,32 @@ def unavailable(action: Any) -> str:
     with pytest.raises(cri.RuntimeUnavailable) as caught:
         action()
     return str(caught.value)
+
+
+# -- who it is, and what runs ---------------------------------------------------------------------------------
+
+
+def container(name: str, pod: str, image: str) -> cri_pb2.Container:
+    namespace, _, own = pod.partition("/")
+    labels = {"io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.name": own}
+    spec = cri_pb2.ImageSpec(image=image)
+    return cri_pb2.Container(id="c1", metadata=cri_pb2.ContainerMetadata(name=name), image=spec, labels=labels)
+
+
+def test_a_runtime_says_who_it_is_and_what_runs(service, runtime):
+    service.containers, service.tags = [container("c", "ns/p", "sha256:1")], {"sha256:1": ["r/p:v1", "r/p:v2"]}
+    assert runtime.version() == "containerd 1.6.20"
+    assert runtime.running() == (cri.Container("c", "ns/p", "sha256:1"),)
+    assert service.requests[-1].filter.state.state == cri_pb2.CONTAINER_RUNNING
+    assert not service.requests[-1].filter.pod_sandbox_id
+    assert runtime.tag("sha256:1") == "r/p:v1"
+    assert runtime.tag("sha256:2") == "sha256:2"
+
+
+@pytest.mark.parametrize("ask", [cri.Runtime.version, cri.Runtime.running, lambda one: one.tag("x")])
+def test_a_runtime_that_refuses_is_unavailable(service, runtime, ask):
+    service.error = (grpc.StatusCode.UNIMPLEMENTED, "unknown service")
+    assert "UNIMPLEMENTED: unknown service" in unavailable(lambda: ask(runtime))
 
 
 # -- which sandboxes ------------------------------------------------------------------------------------------

@@ -135,8 +135,8 @@ def test_a_failed_write_changes_neither_disk_nor_memory(opened, tmp_path):
 
 def test_a_directory_of_a_newer_version_is_refused_and_untouched(opened, tmp_path):
     opened().begin(RECORD, durable=False)
-    (tmp_path / "format").write_text("2\n")
-    with pytest.raises(ValueError, match="says version 2"):
+    (tmp_path / "format").write_text("3\n")
+    with pytest.raises(ValueError, match="says version '3'"):
         opened()
     assert len(list((tmp_path / "records").iterdir())) == 1
 
@@ -161,5 +161,5 @@ def test_a_directory_that_another_agent_uses_is_refused(opened, tmp_path):
 def test_a_start_that_was_killed_before_it_wrote_the_version_is_no_other_version(tmp_path):
     tmp_path.joinpath("format").touch()
     Journal(tmp_path).close()
-    assert (tmp_path / "format").read_text().strip() == "1"
+    assert (tmp_path / "format").read_text().strip() == "2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "format", "lock", "pods", "records"]

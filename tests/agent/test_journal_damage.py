@@ -188,7 +188,7 @@ def test_what_was_set_aside_before_stays(left, opened):
 
 def test_a_version_that_is_no_text_is_refused_as_a_version(left):
     (left / "format").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="understands 1"):
+    with pytest.raises(ValueError, match="reads 1 to 2"):
         Journal(left)
 
 

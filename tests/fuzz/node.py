@@ -12,6 +12,7 @@ from agent import (
     confdir,
     cri,
     delegate,
+    formats,
     grpc_server,
     links,
     network,
@@ -188,7 +189,8 @@ DESIRED = {
 @TABLE.json("agent.journal.record", RECORD, {**RECORD, "pod": None, "cniArgs": None, "result": None, "netns": ["/x"]})
 def record(document: object) -> None:
     with suppress(ValueError, KeyError, TypeError):
-        found = codec.decode_record(document)  # type: ignore[arg-type]
+        older = formats.present(formats.RECORDS, document) if isinstance(document, dict) else document
+        found = codec.decode_record(older)  # type: ignore[arg-type]
         hash(found.key)
         assert codec.decode_record(json.loads(json.dumps(codec.encode_record(found)))) == found
         _of_their_types(found)
@@ -216,7 +218,8 @@ def _of_their_types(found: codec.Record) -> None:
 @TABLE.json("agent.journal.desired", DESIRED, {**DESIRED, "attachments": []})
 def desired(document: object) -> None:
     with suppress(ValueError, KeyError, TypeError):
-        found = codec.decode_desired(document)  # type: ignore[arg-type]
+        older = formats.present(formats.DESIRED, document) if isinstance(document, dict) else document
+        found = codec.decode_desired(older)  # type: ignore[arg-type]
         hash(found.pod)
         assert codec.decode_desired(json.loads(json.dumps(codec.encode_desired(found)))) == found
         texts = (found.revision, found.vm, *found.keep, *found.released, *found.examined, found.pod.uid, found.pod.name)

@@ -1,0 +1,41 @@
+"""The agent's own word: Health at agent.sock (agent/api/agent.proto), and the arguments that it was started with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from agent.api import agent_pb2 as api
+from agent.api import agent_pb2_grpc
+from agent.doctor.contract import Door
+
+DEADLINE_S = 5.0
+
+
+def arguments(run_dir: Path) -> Sequence[str]:
+    """Return the command line of the agent that serves there; nothing where none does, or it may not be read."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE_S)
+        connection.connect(str(run_dir / "agent.sock"))
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if word]
+    return ()
+
+
+def ask(run_dir: Path) -> Door:
+    """Return what the agent says, or why it says nothing."""
+    path = run_dir / "agent.sock"
+    with grpc.insecure_channel(f"unix://{path.absolute()}", options=(("grpc.enable_http_proxy", 0),)) as channel:
+        stub = agent_pb2_grpc.AgentStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            answer = stub.Health(api.HealthRequest(), timeout=DEADLINE_S)
+        except grpc.RpcError as problem:
+            return Door(str(path), problem=f"{problem.code().name}: {problem.details()}")
+    waiting_for = () if answer.ready else tuple(answer.waiting_for) or ("it does not say what",)
+    return Door(str(path), answer.version, waiting_for)

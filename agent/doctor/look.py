@@ -1,0 +1,225 @@
+"""Reads what the doctor judges. What cannot be read is part of what is seen; nothing of it ends the look."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import cri, delegate, formats, install, installer, netns, policy
+from agent.audit import command as audit
+from agent.audit.life import GUARD_S
+from agent.audit.look import Node
+from agent.doctor import chain, door, kernel
+from agent.doctor.contract import (
+    Configuration,
+    Directory,
+    Executable,
+    Leftovers,
+    Program,
+    Runtime,
+    Seen,
+    State,
+)
+from agent.netlink import Kernel
+from cni import errors, version
+
+CALL_S = 10.0  # of the executable, which has one of its own
+_SOCKETS = (
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/cri-dockerd.sock",
+)
+_NEIGHBOUR = re.compile(r"multus|dynamic-networks|virt-handler|virt-launcher")
+_LARGEST = 1 << 20  # bytes of a configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are; directories of CNI and of results are the node's, as `view` sees them."""
+
+    view: netns.View
+    root: Path | None
+    cri: str
+    bin_dirs: tuple[Path, ...]
+    conf_dirs: tuple[Path, ...]
+    cache_dirs: tuple[Path, ...]
+    state_dir: Path
+    run_dir: Path
+    policy: Path | None
+    brought: Path  # the executable that belongs to this version, if it is here
+
+    def on_node(self, path: Path | str) -> Path:
+        return Path(self.view.place(str(path)))
+
+
+def look(places: Places, own_version: str) -> Seen:
+    """Look at everything."""
+    directories = tuple(_directory(one, places) for one in places.bin_dirs)
+    with_runtime = cri.Runtime(places.cri) if places.cri else None
+    try:
+        runtime = _runtime(with_runtime, places)
+        leftovers = _leftovers(with_runtime, places)
+    finally:
+        if with_runtime:
+            with_runtime.close()
+    return Seen(
+        version=own_version,
+        bin_dirs=directories,
+        conf_dirs=tuple(_directory(one, places) for one in places.conf_dirs),
+        configurations=tuple(one for folder in places.conf_dirs for one in _configurations(folder, places)),
+        executable=_executable(places),
+        runtime=runtime,
+        state=_state(places.state_dir),
+        door=door.ask(places.run_dir),
+        leftovers=leftovers,
+        policy=str(places.policy or ""),
+        policy_problem=_policy_problem(places.policy),
+        kernel=kernel.features(places.view.place),
+    )
+
+
+# -- CNI ------------------------------------------------------------------------------------------------------------
+
+
+def _directory(path: Path, places: Places) -> Directory:
+    folder = places.on_node(path)
+    try:
+        files = frozenset(one.name for one in folder.iterdir() if os.access(one, os.X_OK) and one.is_file())
+    except OSError as problem:
+        return Directory(str(path), f"cannot be read: {problem.strerror}")
+    return Directory(str(path), files=files)
+
+
+def _configurations(folder: Path, places: Places) -> Iterator[Configuration]:
+    try:
+        names = sorted(one for one in os.listdir(places.on_node(folder)) if Path(one).suffix in chain.SUFFIXES)
+    except OSError:
+        return  # which the directory itself tells
+    for name in names:
+        try:
+            with places.on_node(folder / name).open("rb") as file:
+                yield Configuration(str(folder / name), file.read(_LARGEST).decode())
+        except (OSError, UnicodeDecodeError) as problem:
+            yield Configuration(str(folder / name), "", str(problem))
+
+
+def _executable(places: Places) -> Executable:
+    folder = next((one for one in places.bin_dirs if os.path.lexists(places.on_node(one / install.EXECUTABLE))), None)
+    if folder is None:
+        return Executable()
+    path = folder / install.EXECUTABLE
+    try:
+        brought, there = installer.found(places.brought), installer.found(places.on_node(path))
+    except OSError as problem:
+        return Executable(str(path), problem=str(problem))
+    decision = install.decide(brought, there) if brought else None
+    if decision is install.Decision.REFUSE:
+        return Executable(str(path), decision)  # and it is not executed
+    execute = delegate.Executor([folder], places.root)
+    try:
+        versions = _versions(execute)
+    except errors.CNIError as problem:
+        return Executable(str(path), decision, problem=str(problem))
+    return Executable(str(path), decision, versions, status=_status(execute, places.run_dir))
+
+
+def _versions(execute: delegate.Executor) -> tuple[str, ...]:
+    """Raises CNIError where it does not answer as a plugin does."""
+    answer = execute(install.EXECUTABLE, "VERSION", {}, {"cniVersion": version.CURRENT}, CALL_S)
+    listed = (answer or {}).get("supportedVersions")
+    return tuple(map(str, listed)) if isinstance(listed, list) else ()
+
+
+def _status(execute: delegate.Executor, run_dir: Path) -> str:
+    """Return why the agent, asked by the executable as by a runtime, could not serve; "": it could."""
+    config = {"cniVersion": version.CURRENT, "name": "doctor", "type": install.EXECUTABLE, "device": "veth",
+              "runDir": str(run_dir)}  # fmt: skip
+    try:
+        execute(install.EXECUTABLE, "STATUS", {}, config, 2 * CALL_S)
+    except errors.CNIError as problem:
+        return str(problem)
+    return ""
+
+
+# -- the runtime, and who else it runs ------------------------------------------------------------------------------
+
+
+def _runtime(runtime: cri.Runtime | None, places: Places) -> Runtime:
+    others = tuple(f"unix://{path}" for one in _SOCKETS if (path := places.on_node(one)).is_socket())
+    if runtime is None:
+        return Runtime("", problem="no endpoint was named", others=others)
+    try:
+        return Runtime(places.cri, runtime.version(), "", others, tuple(_programs(runtime)))
+    except cri.RuntimeUnavailable as problem:
+        return Runtime(places.cri, problem=str(problem), others=others)
+
+
+def _programs(runtime: cri.Runtime) -> Iterator[Program]:
+    """Yield the containers of those that we know and who have to do with networks."""
+    for one in runtime.running():
+        if _NEIGHBOUR.search(f"{one.name} {one.pod} {one.image}"):
+            yield Program(one.name, one.pod, _tag(runtime, one.image))
+
+
+def _tag(runtime: cri.Runtime, image: str) -> str:
+    try:
+        return runtime.tag(image)
+    except cri.RuntimeUnavailable:
+        return image  # its name is all the same a finding
+
+
+def _leftovers(runtime: cri.Runtime | None, places: Places) -> Leftovers:
+    if runtime is None:
+        return Leftovers(blind=("without a container runtime nobody can tell who lives",))
+    audited = Kernel()
+    try:
+        node = Node(
+            places.view, runtime, audited, places.state_dir, places.run_dir,
+            _all(places.cache_dirs, places), _all(places.conf_dirs, places),
+        )  # fmt: skip
+        seen = node.look()
+        found = audit.judged(seen, GUARD_S)
+    except (OSError, ValueError, errors.CNIError) as problem:
+        return Leftovers(blind=(str(problem),))
+    finally:
+        audited.close()
+    return Leftovers(tuple(f"{one.what} {one.where}" for one in found), seen.blind)
+
+
+def _all(paths: Sequence[Path], places: Places) -> tuple[Path, ...]:
+    return tuple(map(places.on_node, paths))
+
+
+# -- the agent's own ------------------------------------------------------------------------------------------------
+
+
+def _state(directory: Path) -> State:
+    if not directory.is_dir():
+        return State(str(directory), there=False)
+    try:
+        refusal = formats.refusal(directory)
+        records, damaged = _names(directory / formats.RECORDS), _names(directory / "damaged")
+    except OSError as problem:
+        return State(str(directory), there=True, refusal=str(problem))
+    return State(str(directory), True, formats.read(directory), refusal, len(records), damaged)  # noqa: FBT003
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(os.listdir(folder)))
+    except FileNotFoundError:
+        return ()
+
+
+def _policy_problem(path: Path | None) -> str:
+    """Return what an agent would refuse it for; "": nothing."""
+    try:
+        if path is not None:
+            policy.parse(path.read_text())
+    except (OSError, ValueError) as problem:
+        return str(problem)
+    return ""
