@@ -19,15 +19,18 @@ from agent import (
     descendants,
     device,
     grpc_server,
+    installer,
     metrics,
     netns,
     policy,
     primary,
+    uninstaller,
 )
 from agent.attach import Attachments, Settings
 from agent.audit import command
 from agent.calls import Calls
 from agent.collect import Collector
+from agent.doctor import command as doctor
 from agent.engine import Engine
 from agent.guests.containers import Containers
 from agent.guests.dial import Dialler
@@ -49,10 +52,15 @@ log = logging.getLogger("agent")
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. Exit status 0 then, 2 for unusable arguments; that of `audit` is its own."""
-    if sys.argv[1:2] == ["audit"]:
-        return _audit(sys.argv[2:])
-    arguments = _parser().parse_args()
+    """Run until SIGTERM or SIGINT. Exit status 0 then, 2 for unusable arguments; that of another command is its own."""
+    if command_of := _COMMANDS.get(next(iter(sys.argv[1:]), "")):
+        return command_of(sys.argv[2:])
+    parser = _parser("hotnic-agent", "Plugs network interfaces into this node's pods.")
+    parser.epilog = (
+        "Other commands, each with --help: `doctor` says what is wrong with the node, and what to do; `audit` lists, "
+        "and mends, what dead containers left on it; `install` puts a file onto it; `uninstall` takes hotnic off it."
+    )
+    arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if os.geteuid() != 0:
         print("hotnic-agent: must run as root: it makes network interfaces", file=sys.stderr)  # noqa: T201
@@ -76,6 +84,40 @@ def _audit(argv: list[str]) -> int:
     except (OSError, ValueError, errors.CNIError) as problem:
         print(f"hotnic-agent audit: {problem}", file=sys.stderr)  # noqa: T201
         return command.BLIND
+
+
+def _install(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="hotnic-agent install", description="Puts a file of hotnic's onto the node.")
+    installer.add_options(parser)
+    logging.basicConfig(level=logging.INFO, format="hotnic-agent install: %(message)s")
+    return installer.run(parser.parse_args(argv))
+
+
+def _uninstall(argv: list[str]) -> int:
+    parser = _parser("hotnic-agent uninstall", "Takes hotnic off this node; the agent's options say where things are.")
+    uninstaller.add_options(parser)
+    logging.basicConfig(level=logging.WARNING, format="hotnic-agent uninstall: %(message)s")
+    try:
+        return uninstaller.run(parser.parse_args(argv))
+    except (OSError, ValueError, errors.CNIError) as problem:
+        print(f"hotnic-agent uninstall: {problem}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+def _doctor(argv: list[str]) -> int:
+    about = "Says what is wrong with this node. Places are those of the agent that serves, if none are named."
+    parser = argparse.ArgumentParser(prog="hotnic-agent doctor", description=about, allow_abbrev=False)
+    _add_places(parser)
+    doctor.add_options(parser)
+    logging.basicConfig(level=logging.CRITICAL, format="hotnic-agent doctor: %(message)s")
+    try:
+        return doctor.run(doctor.parse(parser, argv), version())
+    except OSError as problem:
+        print(f"hotnic-agent doctor: {problem}", file=sys.stderr)  # noqa: T201
+        return 2
+
+
+_COMMANDS = {"audit": _audit, "doctor": _doctor, "install": _install, "uninstall": _uninstall}
 
 
 class Agent:
@@ -121,6 +163,9 @@ class Agent:
         self._cni = cni_server.Server(self._run_dir, calls.handle)
         self._controller_group: int | None = arguments.controller_group
         self._metrics_address: str = arguments.metrics_address
+        self._keeper: installer.Keeper | None = None
+        if arguments.install_dir is not None:
+            self._keeper = installer.Keeper(arguments.executable, arguments.install_dir, str(arguments.cni_bin_dir[0]))
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""
@@ -131,16 +176,20 @@ class Agent:
             metrics.RECORDS.set_function(lambda: len(self.journal.records()))
             metrics.PODS.set_function(lambda: len(self.journal.pods()))
             metrics.JOURNAL_DAMAGED.set_function(self.journal.damaged)
-            metrics.serve(self._metrics_address, self._waiting_for)
+            metrics.serve(self._metrics_address, self._not_ready, self._lost)
         self.engine.start()
         self._upkeep.start()
         self._collector.start(self.engine.caught_up)
         self._cni.start()
         servicer = grpc_server.Servicer(self.engine, self.outcomes, self._tell, self._waiting_for, version())
         server = grpc_server.serve(servicer, self._run_dir, self._controller_group)
+        if self._keeper:
+            self._keeper.start()  # last: who is called can answer
         log.info("hotnic-agent %s serves in %s", version(), self._run_dir)
         stop.wait()
         log.info("stopping: the calls under way are finished")
+        if self._keeper:
+            self._keeper.close()
         server.stop(grace=1).wait()
         self._cni.close()
         self.engine.close()
@@ -159,6 +208,13 @@ class Agent:
         problem = self._sandboxes.unavailable()
         return (f"container runtime: {problem}",) if problem else ()
 
+    def _not_ready(self) -> tuple[str, ...]:
+        """Who calls the executable has it: what keeps it from being installed is no reason to refuse a call."""
+        return (*self._waiting_for(), *(self._keeper.waiting_for() if self._keeper else ()))
+
+    def _lost(self) -> tuple[str, ...]:
+        return self._keeper.lost() if self._keeper else ()
+
 
 def version() -> str:
     return importlib.metadata.version("hotnic")
@@ -174,9 +230,8 @@ def _policy(path: Path | None) -> policy.Policy:
         raise ValueError(f"--policy {path}: {problem}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hotnic-agent", description="Plugs network interfaces into this node's pods.")
-    parser.epilog = "`hotnic-agent audit` lists, and mends, what dead containers left on the node."
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     _add_places(parser)
     add = parser.add_argument
     add(
@@ -187,6 +242,13 @@ def _parser() -> argparse.ArgumentParser:
         help="for all plugins of one network",
     )
     add("--policy", type=Path, metavar="FILE", help="what networks may make of the node, YAML; default: everything")
+    add(
+        "--install-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep the CNI executable current here: the first --cni-bin-dir, writable; default: it is somebody else's",
+    )
+    add("--executable", type=Path, default=Path("/opt/hotnic/bin/hotnic"), metavar="FILE", help="what is installed")
     add("--controller-group", type=int, metavar="GID", help="who may use agent.sock besides root; default: nobody")
     add("--metrics-address", default="", metavar="HOST:PORT", help="loopback only; empty: none")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"))

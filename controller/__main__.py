@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from controller import kube, macs, metrics, policy
@@ -45,7 +46,8 @@ class Node:
         self._agents = Agents(arguments.agent)
         settings = kube.configuration(arguments.kubeconfig)
         api = kube.Kube(settings, self._name, lambda kind: metrics.WRITES.labels(kind).inc())
-        reconciler = Reconciler(self._name, api, self._agents, _policy(arguments.policy), metrics.Meter())
+        rules = replace(_policy(arguments.policy), withdrawn=arguments.withdraw)
+        reconciler = Reconciler(self._name, api, self._agents, rules, metrics.Meter())
         pods = Follower(api, kube.pods_of(self._name), reconciler.pods, _restarted)
         networks = Follower(api, kube.NETWORKS, reconciler.networks, _restarted)
         surveyor = Surveyor(self._name, self._agents)
@@ -115,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     add = node.add_argument
     add("--node-name", required=True, metavar="NAME", help="the node's name in the API")
     add("--agent", default="unix:///run/hotnic/agent.sock", metavar="TARGET", help="the node agent's gRPC address")
+    add(
+        "--withdraw",
+        action="store_true",
+        help="detach everything and attach nothing, before hotnic is uninstalled; ready when it is done and told",
+    )
     cluster = roles.add_parser("cluster", help="plug into KubeVirt's virtual machines; one leads of however many run")
     cluster.add_argument(
         "--mac-range",

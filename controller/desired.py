@@ -9,6 +9,8 @@ Rules
 5. In KubeVirt's pods an element without an interface name is a network binding plugin's, which sees to it by itself:
    it is none of ours, and an interface `net<n>` would have KubeVirt change all names.
 6. `revision` is a hash over everything that is sent: equal revision, equal wish.
+7. Where hotnic is withdrawn (controller.policy) every pod is sent an empty set, whatever it asks for, and each of its
+   elements is told to be refused for that. Their interfaces are not named: what is named is kept.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from controller.model import Network, Pod, State
 from controller.policy import Policy
 
 NETWORK_NOT_FOUND = "NetworkNotFound"
+UNINSTALLING = "Uninstalling"
 
 # eth0 is the pod's own network (NPWG 1.3, section 4.1.2.1.4 leaves names to us); the kernel has no links of the
 # names of its sysctl directories
@@ -102,6 +105,8 @@ def desired(pod: Pod, lookup: Callable[[str], Network | None], policy: Policy) -
         return NotApplicable.COMPLETED
     if pod.deleting:
         return NotApplicable.DELETING
+    if policy.withdrawn:
+        return _withdrawn(pod)
     try:
         elements = multinet.parse(pod.networks or "", pod.ref.namespace)
     except multinet.AnnotationError as problem:
@@ -119,6 +124,17 @@ def desired(pod: Pod, lookup: Callable[[str], Network | None], policy: Policy) -
             attachments.append(_attachment(element, lookup, refusal))
     revision = _revision(attachments, refusals, pod)
     return Desired(revision, tuple(attachments), tuple(refusals), pod.vm, pod.is_kubevirts)
+
+
+def _withdrawn(pod: Pod) -> Desired:
+    """Rule 7."""
+    try:
+        elements = () if pod.host_network else multinet.parse(pod.networks or "", pod.ref.namespace)
+    except multinet.AnnotationError:
+        elements = ()
+    message = "hotnic is being uninstalled"
+    refusals = [Refusal(position, one.network, "", UNINSTALLING, message) for position, one in enumerate(elements)]
+    return Desired(_revision([], refusals, pod), (), tuple(refusals), pod.vm, pod.is_kubevirts)
 
 
 def _refusal(

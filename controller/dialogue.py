@@ -70,6 +70,11 @@ class Dialogue:
     def outcome(self, ref: PodRef) -> Outcome | None:
         return self._outcomes.get(ref)
 
+    def holding(self) -> tuple[PodRef, ...]:
+        """Return the pods of which the agent still has, or has to remove, an attachment."""
+        with self._lock:
+            return tuple(ref for ref, outcome in self._outcomes.items() if outcome.attachments)
+
     def farewell(self, ref: PodRef) -> Outcome | None:
         """Return the last that the agent said of a pod which it has forgotten, for as long as the pod is there."""
         return self._farewells.get(ref)

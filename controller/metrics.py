@@ -48,6 +48,8 @@ def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
     if not colon or not port.isdecimal():
         raise ValueError(f"--metrics-address {address}: is not HOST:PORT")
 
+    told: dict[str, tuple[str, ...]] = {}  # probes' callers read no reasons: the log has them
+
     class Handler(BaseHTTPRequestHandler):
         timeout = CALLER_S
 
@@ -63,6 +65,9 @@ def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
                     self._answer(404, b"not found\n")
 
         def _say(self, missing: tuple[str, ...]) -> None:
+            if missing != told.get(self.path, ()):
+                log.warning("%s: waits for %s", self.path, "; ".join(missing) or "nothing any more")
+            told[self.path] = missing
             self._answer(503 if missing else 200, "\n".join(missing or ("ok",)).encode() + b"\n")
 
         def _answer(self, status: int, body: bytes) -> None:

@@ -9,6 +9,7 @@ Rules
    they are named.
 3. A key that is not known is an error: a typo must not open the cluster. `rules` and `drift` are the agent's part
    of the same file (agent.policy): what a network may make of the node, and whether it is repaired.
+4. While hotnic is withdrawn from the node, no network is allowed at all. That is not the file's to say: it ends.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class PolicyError(ValueError):
 class Policy:
     isolated: bool = False
     global_namespaces: tuple[str, ...] = _DEFAULT_GLOBAL
+    withdrawn: bool = False  # rule 4
 
     def allows(self, pod_namespace: str, network_namespace: str) -> bool:
         return not self.isolated or network_namespace == pod_namespace or network_namespace in self.global_namespaces

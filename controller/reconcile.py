@@ -20,6 +20,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -131,7 +132,21 @@ class Reconciler:
             "the list of networks": self.networks.listed_once.is_set(),
             "the node agent": self._dialogue.is_connected,
         }
-        return tuple(what for what, is_there in missing.items() if not is_there)
+        waiting = tuple(what for what, is_there in missing.items() if not is_there)
+        return waiting or (self._left() if self._policy.withdrawn else ())
+
+    def _left(self) -> tuple[str, ...]:
+        """Return the pods that have something of ours, or are not told yet that they have not."""
+        untold = itertools.filterfalse(self._is_told, self.pods.keys())
+        return tuple(sorted(f"pod {ref} to be detached" for ref in {*self._dialogue.holding(), *untold}))
+
+    def _is_told(self, ref: PodRef) -> bool:
+        pod = self.pods.get(ref)
+        wish = None if pod is None else self._wish(pod)
+        if pod is None or not isinstance(wish, Desired):
+            return True
+        is_due, outcome = self._answer(pod, wish)
+        return is_due and outcome is not None and report(pod, wish, outcome, _now()) == Report()
 
     # -- news -------------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,14 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from e2e.node import Node
+
+INSTALLED = ("/run/hotnic", "/opt/cni/bin/hotnic", "/var/lib/kubelet/seccomp/hotnic")
+STATE = "/var/lib/hotnic"
 
 
 def host_ends(node: Node) -> set[str]:
@@ -41,6 +45,25 @@ def leftovers(node: Node, uids: set[str]) -> list[str]:
     living = sum(1 for one in known if "ifname" in one)
     ends = host_ends(node)
     return of_pods + ([f"{len(ends)} host ends but {living} records: {sorted(ends)}"] if len(ends) > living else [])
+
+
+def installation(node: Node) -> set[str]:
+    """Return what there is of hotnic itself on the node: files and processes."""
+    found = {path for path in INSTALLED if node.path(path).exists()}
+    if node.path(STATE).exists() and any(node.path(STATE).iterdir()):  # nodes of a lane have it as a mount
+        found.add(STATE)
+    found |= {path.name for path in node.path("/opt/cni/bin").iterdir() if path.name.startswith(".hotnic")}
+    return found | set(_processes(node))
+
+
+def _processes(node: Node) -> Iterator[str]:
+    for process in node.path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        if "hotnic-agent" in command or "hotnic-controller" in command:
+            yield command
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -74,6 +74,13 @@ def test_the_controllers_group_is_one_number():
     assert {controller["securityContext"][key] for key in ("runAsUser", "runAsGroup")} == {group}
 
 
+def test_every_overlay_is_in_the_document_on_installing():
+    text = (ROOT / "docs/install.md").read_text()
+    assert set(re.findall(r"\| `manifests/overlays/([a-z0-9-]+)` \|", text)) == {
+        path.name for path in (ROOT / "manifests/overlays").iterdir()
+    }
+
+
 def test_a_container_whose_rights_are_open_is_an_error(monkeypatch):
     document = rights.read(rights.NODE)
     del document["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["drop"]

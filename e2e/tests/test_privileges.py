@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e import daemonset, networks
-from e2e.product import NAMESPACE
+from e2e.product import NAMESPACE, REPOSITORY
 
 pytestmark = pytest.mark.lane
 
@@ -24,6 +24,7 @@ OF_CONTAINERS = {
     ("agent", "unshare -m true"): "not permitted",
     ("agent", "ls /var/run/secrets/kubernetes.io"): "No such file",
     # all pods' tokens and the kubelet's own credentials are below it
+    ("agent", "touch /cni-bin/mine && rm /cni-bin/mine"): "",
     ("agent", "ls -A /host/var/lib/kubelet"): "",
     ("agent", "touch /host/var/lib/kubelet/mine"): "Read-only file system",
     ("controller", f'{sys.executable} -c "{_KNOCK.format("agent.sock")}"'): "",
@@ -48,6 +49,8 @@ def test_the_daemonset_serves_with_the_rights_that_it_has_and_these_are_the_lane
     others = ns.pod("b", annotations=machine, securityContext={"runAsUser": 1000})
     lanes = {role: has(Path(f"/proc/{of[node.name].pid}/status").read_text())
              for role, of in (("agent", product.agents), ("controller", product.controllers))}  # fmt: skip
+    executable = node.path("/opt/cni/bin/hotnic")
+    executable.unlink(missing_ok=True)
     with daemonset.running(product, node) as name:
 
         def sh(container: str, command: str) -> str:
@@ -77,6 +80,14 @@ def test_the_daemonset_serves_with_the_rights_that_it_has_and_these_are_the_lane
         pod.plug([])
         pod.wait_ready()
         assert set(pod.interfaces()) == {"eth0"}
+        assert executable.read_bytes() == (REPOSITORY / "bin/hotnic").read_bytes()
+        executable.write_bytes(b"theirs")
+        log = ("logs", "-n", NAMESPACE, name, "-c", "agent")
+        pod.wait("it is told", lambda: "/readyz: CNI executable /opt/cni/bin/hotnic: it is not hotnic's"
+                 in product.cluster.kubectl(*log), 60)  # fmt: skip
+        assert product.metrics(node, "agent", "/readyz") != "ok\n"
+        executable.unlink()
+        pod.wait("it is there again", lambda: product.metrics(node, "agent", "/readyz") == "ok\n", 60)
         assert has(sh("agent", "cat /proc/self/status")) == lanes["agent"]
         controller = has(sh("controller", "cat /proc/self/status"))
         assert controller == lanes["controller"] | {"Seccomp": "2"}  # the container runtime's own

@@ -192,3 +192,16 @@ def test_a_long_definition_that_many_elements_name_costs_no_more_than_once():
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20
+
+
+def test_withdrawn_nothing_is_sent_and_every_element_is_refused_without_a_name_that_would_keep_it():
+    gone = Policy(withdrawn=True)
+    found = sent("red,blue@net5", gone)
+    assert (found.attachments, found.keep) == ((), ())
+    assert [(one.position, one.network, one.reason) for one in found.refusals] == [
+        (0, "ns/red", "Uninstalling"),
+        (1, "ns/blue", "Uninstalling"),
+    ]
+    assert found.revision != sent("red,blue@net5").revision
+    assert sent("[not json", gone).refusals == ()
+    assert wish("blue", gone, phase="Succeeded") is NotApplicable.COMPLETED

@@ -585,3 +585,44 @@ def test_networks_of_other_namespaces_are_refused_where_policy_says_so(story):
     story.rest()
     assert story.condition() == (False, "NamespaceForbidden")
     assert story.events() == ["InterfaceAddRejected"]
+
+
+# -- before hotnic is uninstalled -----------------------------------------------------------------------------------
+
+
+def withdraw(story: Story) -> None:
+    story.stop()
+    story.policy = Policy(withdrawn=True)
+    story.start()
+
+
+def test_withdrawn_everything_is_detached_told_to_be_so_and_only_then_ready(story):
+    story.cluster.put(build.document("q", networks="[not json"))
+    story.cluster.annotate("p", networks="blue@net1,red", network_status=build.entries())
+    until(lambda: story.condition() == (True, "AllAttached"))
+    story.cluster.annotate("q", networks="blue@net1")
+    until(lambda: story.links("q") == ["net1"])
+    story.cluster.annotate("q", networks="[not json")  # else: what cannot be read changes nothing
+    withdraw(story)
+    assert (story.links("p"), story.links("q")) == ([], [])
+    assert story.published() == ["eth0"]
+    assert story.published("q") == []
+    assert story.condition() == (False, "Uninstalling")
+    story.cluster.annotate("p", networks="blue@net7")
+    until(lambda: "ns/blue" in story.pod().condition.message)
+    assert story.links() == []
+
+
+def test_a_pod_whose_interface_stays_keeps_the_withdrawal_from_being_ready(story):
+    story.cluster.annotate("p", networks="blue@net1")
+    until(lambda: story.condition() == (True, "AllAttached"))
+    story.stop()
+    story.policy = Policy(withdrawn=True)
+    story.agent.is_silent = True
+    with pytest.raises(AssertionError, match="did not happen"):
+        story.start()
+    assert story.controller.waiting_for() == ("pod ns/p to be detached",)
+    story.agent.is_silent = False
+    story.agent.settle("uid-p")
+    until(lambda: story.controller.waiting_for() == ())
+    assert story.published() == []
