@@ -9,13 +9,13 @@ FUZZER := $(VENV)/.fuzzer
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build compiler proto proto-check lock fix prepare clean
+.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build image lock-image compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
-demo: $(STAMP) build ## a pod on a real cluster gets an interface, uses it, loses it (KEEP=1 leaves the cluster up)
-	$(SAY) "demo: one real cluster, two pods, one annotation"
+demo: $(STAMP) image ## hotnic installed on a real cluster; a pod gets an interface, uses it, loses it (KEEP=1: cluster stays)
+	$(SAY) "demo: one real cluster, hotnic installed by its image and manifests, two pods, one annotation"
 	@$(PY) -m e2e.demo $(if $(KEEP),--keep)
 
 demo-kubevirt: $(STAMP) build ## a VM of the real KubeVirt gets a NIC while it runs, uses it, loses it
@@ -38,7 +38,7 @@ check: $(STAMP) ## format, lint, types, import contracts, unit tests: no root, u
 	@$(VENV)/bin/ruff check .
 	$(SAY) "types"
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/mypy --exclude 'e2e/(tests|reboot|multus|callers|cri|overlay|relay|vm/test_|kubevirt/test_)' e2e benchmarks
+	@$(VENV)/bin/mypy --exclude 'e2e/(tests|reboot|multus|callers|cri|overlay|relay|vm/test_|kubevirt/test_)' e2e benchmarks image
 	$(SAY) "import contracts"
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory proto-check unit
@@ -86,6 +86,13 @@ bin/hotnic: cni/build.py $(wildcard cni/native/*) | $(STAMP) compiler
 
 bin/hotnic.py: cni/build.py cni/forward.py cni/wire.py | $(STAMP)
 	@$(PY) -m cni.build $@
+
+image: $(STAMP) build ## the OCI image for all roles: dist/hotnic.oci.tar, with its bill of materials and its digest
+	$(SAY) "image: Debian's packages and wheels are fetched once, by their hashes"
+	@$(PY) -m image
+
+lock-image: $(STAMP) ## renew the locked packages of Debian that are in the image
+	@$(PY) -m image lock
 
 compiler: # gcc's packages bring the sanitizers of the tests; musl's library makes the executable small and quick
 	@command -v gcc musl-gcc >/dev/null && test -e /usr/include/stdlib.h \

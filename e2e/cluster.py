@@ -75,6 +75,18 @@ class Cluster:
         """Start the API server on the same data, and wait until it is ready."""
         _start_apiserver(_credentials())
 
+    def end_pauses(self) -> None:
+        """Start controller manager, scheduler and kubelets anew: after a long outage of the API server it can be more
+        than a minute before they ask it again.
+        """
+        credentials = _credentials()
+        for waiting in (components.controller_manager(credentials), components.scheduler(credentials)):
+            waiting.stop(signal.SIGKILL)
+            waiting.start()
+        for each in self.nodes:
+            each.stop_kubelet()
+        _start_kubelets(self.nodes)
+
     def add_node(self) -> node.Node:
         """Start one more node, and wait until pods can be scheduled to it."""
         added = node.Node(max((n.index for n in self.nodes), default=0) + 1)

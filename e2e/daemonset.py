@@ -1,7 +1,8 @@
-"""The DaemonSet itself in a lane: the manifest unchanged, but for the image, which does not exist yet.
+"""The DaemonSet itself in a lane, with a shell in its containers: the manifest unchanged, but for the image.
 
-Rule 1: in place of the image stands busybox, with the machine's libraries, Python and this repository mounted read-only
-        into the containers. All else is the manifest's: users, rights, mounts, arguments, probes, the token.
+Rule 1: in place of the image, which has no shell, stands busybox, with the machine's libraries, Python and this
+        repository mounted read-only into the containers. All else is the manifest's: users, rights, mounts, arguments,
+        probes, the token.
 """
 
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from e2e import images, rights
+from e2e import images
 from e2e.node import Node
 from e2e.product import BIN, NAMESPACE, REPOSITORY, Product
 
@@ -24,10 +25,6 @@ def running(product: Product, node: Node) -> Iterator[str]:
     kubectl = product.cluster.kubectl
     for role in (product.controllers, product.agents):
         role[node.name].stop()
-    for source, profile in rights.PROFILES.items():
-        target = node.path("/var/lib/kubelet/seccomp") / source
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(profile.read_bytes())
     text = yaml.safe_dump(_with_image(next(one for one in product.manifests() if one["kind"] == "DaemonSet")))
     try:
         kubectl("apply", "--server-side", "-f", "-", input=text)
@@ -41,12 +38,14 @@ def running(product: Product, node: Node) -> Iterator[str]:
 
 def _with_image(daemonset: dict[str, Any]) -> dict[str, Any]:
     pod = daemonset["spec"]["template"]["spec"]
-    for container in pod["containers"]:
+    for container in (*pod["initContainers"], *pod["containers"]):
         container["image"] = images.BUSYBOX
         container["command"] = [str(BIN / container["command"][0])]
         container["volumeMounts"] += [
             {"name": f"image-{number}", "mountPath": folder, "readOnly": True} for number, folder in enumerate(_FOLDERS)
         ]
+        if container["name"] == "agent":
+            container["args"].append(f"--executable={REPOSITORY / 'bin/hotnic'}")
     pod["volumes"] += [
         {"name": f"image-{number}", "hostPath": {"path": folder}} for number, folder in enumerate(_FOLDERS)
     ]

@@ -1,6 +1,7 @@
-"""The demo: one real cluster, two pods, one annotation edited, narrated. `python -m e2e.demo [--keep]`.
+"""The demo: one real cluster, hotnic installed as users do it, two pods, one annotation edited, narrated.
 
-Outside of a lane it makes one and calls itself inside; with --keep the lane stays up.
+`python -m e2e.demo [--keep]`, after `make image`. Outside of a lane it makes one and calls itself inside; with --keep
+the lane stays up.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import time
 
 from e2e import networks
 from e2e.cluster import Cluster
+from e2e.installed import ARCHIVE, Installed
 from e2e.pods import CONDITION, NETWORKS, STATUS, Api, Pod
-from e2e.product import Product
+from e2e.product import NAMESPACE, OVERLAY
 from e2e.timeline import pod_links, published
 
 LANE = "demo"
@@ -41,16 +43,15 @@ class Demo:
 
     def __init__(self, *, keep: bool) -> None:
         self.cluster = Cluster.from_environment()
-        self.product = Product(self.cluster)
+        self.product = Installed(self.cluster)
         self.keep = keep
 
     def run(self) -> None:
         started = time.monotonic()
         say("a real etcd, kube-apiserver, controller manager, scheduler, containerd and kubelet are up",
-            "now hotnic: its manifests are applied, and on the node run the agent (no API credentials)",
-            "and the node controller (with its ServiceAccount's token, without privileges)")  # fmt: skip
-        self.product.install()
-        self.product.start()
+            f"now hotnic: its image ({ARCHIVE.stat().st_size / 1e6:.0f} MB) goes into the node's containerd, and its",
+            "manifests are applied")  # fmt: skip
+        self.install()
         pods = self.make_pods()
         self.plug(pods)
         self.use(pods)
@@ -60,6 +61,15 @@ class Demo:
             self.explain()
         else:
             self.product.stop()
+
+    def install(self) -> None:
+        begun = time.monotonic()
+        show(f"$ ctr -n k8s.io images import {os.path.relpath(ARCHIVE)}\n$ kubectl apply -k {OVERLAY}")
+        self.product.install()
+        self.product.start()
+        say(f"rolled out after {time.monotonic() - begun:.1f} s: one pod on each node, with two containers:",
+            "the agent (rights, no API credentials) and the node's controller (credentials, no rights)")  # fmt: skip
+        self.kubectl("get", "pods", "-n", NAMESPACE, "-o", "wide")
 
     def make_pods(self) -> list[Pod]:
         say("a network called `blue` (a NetworkAttachmentDefinition), and two pods that know nothing of it")

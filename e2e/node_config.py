@@ -2,7 +2,8 @@
 
 Rule 1: which container runtime there is, and how that is configured, is told by `runtimes.py`.
 Rule 2: nothing needs a capability that a plain container lacks, nor version 2 of cgroups (`failCgroupV1: false`).
-Rule 3: limits that would make a busy test machine look ill (evictions, image clean-up, event limits) are off.
+Rule 3: limits that would make a busy test machine look ill (evictions, image clean-up, event limits, pauses before a
+        container is started again) are off.
 """
 
 import json
@@ -46,6 +47,7 @@ def _kubelet(folder: Path, cri_socket: str, credentials: components.Credentials)
         "clusterDNS": ["10.96.0.10"],  # nobody answers there; without it every pod gets a warning event
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": f"unix://{cri_socket}",
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},  # tests kill the same container again and again
         "enforceNodeAllocatable": [],
         "eventBurst": 1000,
         "eventRecordQPS": 500,

@@ -50,6 +50,7 @@ def debian() -> None:
     # here, since a lane, which imports this module, can be without
     from e2e.guest import machine  # noqa: PLC0415
     from e2e.kubevirt import launcher, parts  # noqa: PLC0415
+    from image import parts as image  # noqa: PLC0415
     from tests import guests, libvirtd  # noqa: PLC0415
 
     packages.install({**PACKAGES, **parts.PACKAGES})
@@ -57,6 +58,8 @@ def debian() -> None:
         debs.unpacked(*names)
     debs.unpacked(*machine.QEMU, backports=True)
     launcher.root()
+    with progress.step("fetching what the image is made of (once)"):
+        image.third_party()
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ Rule 1: the controller uses a token of its ServiceAccount, never an administrato
 Rule 2: RBAC, admission, namespace, definition of the NetworkAttachmentDefinition and policy come from manifests/,
         unchanged.
 Rule 3: capabilities, seccomp profile and no_new_privs are those of the DaemonSet's containers (e2e.rights). Mounts and
-        the controller's user are not, as there is no image yet: e2e/tests/test_privileges.py has the DaemonSet itself.
+        the controller's user are not: e2e.installed has the DaemonSet itself, with the image.
 """
 
 import os
@@ -27,6 +27,35 @@ NAMESPACE = "hotnic-system"
 SERVICE_ACCOUNT = "hotnic"
 METRICS = {"agent": "127.0.0.1:9414", "controller": "127.0.0.1:9415"}
 BIN = Path(sys.executable).parent
+OVERLAY = "manifests/overlays/without-multus"
+"""The overlay that a cluster with nothing but Kubernetes needs."""
+
+
+def manifests(cluster: Cluster, overlay: str = OVERLAY) -> list[dict[str, Any]]:
+    """Return the objects of the overlay, as they are shipped."""
+    text = cluster.kubectl("kustomize", str(REPOSITORY / overlay))
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def policy(shipped: str, *, isolation: bool) -> str:
+    """Return the policy as it is shipped, but for what the lane asks for, and for the plugin that the tests bring."""
+    document = yaml.safe_load(shipped)
+    document["namespaceIsolation"] = isolation
+    document["rules"][0]["namespaces"].append("scene")  # of e2e.scene, which makes gateways
+    document["rules"][-1]["plugins"].append("recorder")
+    document["rules"][-1]["vnis"].append("*")
+    return yaml.safe_dump(document)
+
+
+def wait_established(cluster: Cluster) -> None:
+    """Wait until networks can be made."""
+    crd = "crd/network-attachment-definitions.k8s.cni.cncf.io"
+    cluster.kubectl("wait", "--for=condition=Established", crd, "--timeout=30s")
+
+
+def metrics(node: Node, role: str, path: str) -> str:
+    """Return what the node's process of that role answers over HTTP; empty where it does not."""
+    return node.exec(["busybox", "wget", "-q", "-O", "-", f"http://{METRICS[role]}{path}"], check=False).stdout
 
 
 @dataclass
@@ -43,30 +72,18 @@ class Product:
         """Apply the manifests, but for the DaemonSet, whose processes are started here instead."""
         objects = [one for one in self.manifests() if one["kind"] != "DaemonSet"]
         self.cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(objects))
-        self.cluster.kubectl(
-            "wait", "--for=condition=Established", "crd/network-attachment-definitions.k8s.cni.cncf.io", "--timeout=30s"
-        )
-        policy = next(one for one in objects if one["kind"] == "ConfigMap")["data"]["policy.yaml"]
-        policy = self._policy(policy)
+        wait_established(self.cluster)
+        shipped = next(one for one in objects if one["kind"] == "ConfigMap" and "policy.yaml" in one["data"])
+        text = policy(shipped["data"]["policy.yaml"], isolation=self.isolation)
         for node in self.cluster.nodes:
             folder = node.path("/etc/hotnic")
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "policy.yaml").write_text(policy)
+            (folder / "policy.yaml").write_text(text)
             self._install_executable(node)
 
-    def _policy(self, text: str) -> str:
-        """The policy as it is shipped, but for what the lane asks for, and for the plugin that the tests bring."""
-        document = yaml.safe_load(text)
-        document["namespaceIsolation"] = self.isolation
-        document["rules"][0]["namespaces"].append("scene")  # of e2e.scene, which makes gateways
-        document["rules"][-1]["plugins"].append("recorder")
-        document["rules"][-1]["vnis"].append("*")
-        return yaml.safe_dump(document)
-
     def manifests(self) -> list[dict[str, Any]]:
-        """Return the objects of the overlay that has everything."""
-        text = self.cluster.kubectl("kustomize", str(REPOSITORY / "manifests/overlays/with-crd"))
-        return [one for one in yaml.safe_load_all(text) if one]
+        """Return the objects of the overlay, as they are shipped."""
+        return manifests(self.cluster)
 
     def start(self) -> None:
         """Start both processes on every node, and wait until they serve."""
@@ -104,7 +121,7 @@ class Product:
 
     def metrics(self, node: Node, role: str, path: str = "/metrics") -> str:
         """Return what the process answers over HTTP; empty where it does not."""
-        return node.exec(["busybox", "wget", "-q", "-O", "-", f"http://{METRICS[role]}{path}"], check=False).stdout
+        return metrics(node, role, path)
 
     def log(self, role: str, node: Node) -> Path:
         return self.cluster.state / "log" / f"{node.name}-hotnic-{role}.log"

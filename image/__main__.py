@@ -1,135 +1,105 @@
-"""Make the image: `python -m image [--output FOLDER] [--tag NAME:TAG]`; `python -m image lock` renews debian.lock.
+"""Make the image: `python -m image [--output FOLDER] [--tag NAME:TAG]`.
 
-Writes `hotnic.tar` (an OCI archive), `hotnic.spdx.json` (what is in it) and `digest`, and prints what takes how much.
+Writes `hotnic.oci.tar` (an OCI archive), `hotnic.spdx.json` (what is in it) and `hotnic.digest`, and prints what takes
+how much. `python -m image root FOLDER` writes the image's files instead, for who builds with podman or docker
+(Containerfile); `python -m image lock` renews debian.lock.
+
+Rules
+1. The same commit gives the same digest. `created` is the commit's time (or SOURCE_DATE_EPOCH), never today's.
+2. What nobody committed says so in its revision.
 """
 
 from __future__ import annotations
 
 import argparse
-import posixpath
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 
-from image import debian, needs, oci, sbom, wheels
-from image.layer import File, Layer, layer
+from image import debian, layer, oci, parts, sbom, tree, wheels
+from image.layer import File, Layer
 
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_COMMANDS = {"hotnic-agent": "agent.__main__", "hotnic-controller": "controller.__main__"}
-_COMMAND = """#!/usr/bin/{python} -I
-import sys
-from {module} import main
-sys.exit(main())
-"""
-_USERS = "root:x:0:0:root:/root:/sbin/nologin\nhotnic:x:65532:65532:hotnic:/nonexistent:/sbin/nologin\n"
-_GROUPS = "root:x:0:\nhotnic:x:65532:\n"
+SETTINGS = {
+    "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE=1"],
+    "Entrypoint": [],
+    "WorkingDir": "/",
+}
+MOST_MB = 60  # compressed
+_LABEL = "org.opencontainers.image."
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="Make the OCI image of hotnic.")
-    parser.add_argument("action", nargs="?", choices=("build", "lock"), default="build")
-    parser.add_argument("--output", type=Path, default=Path("dist"))
+    parser.add_argument("--no-cache", action="store_true", help="fetch and make everything anew")
+    parser.add_argument("--output", type=Path, default=Path("dist"), metavar="FOLDER")
     parser.add_argument("--tag", default="hotnic:latest", help="what a runtime that imports it calls it")
+    verbs = parser.add_subparsers(dest="verb")
+    verbs.add_parser("lock", help="renew debian.lock")
+    verbs.add_parser("root", help="write the files").add_argument("folder", type=Path)
     asked = parser.parse_args()
-    if asked.action == "lock":
-        debian.LOCK.write_text(debian.renewed())
-        return 0
-    build(asked.output, asked.tag)
+    match asked.verb:
+        case "lock":
+            debian.LOCK.write_text(debian.renewed())
+        case "root":
+            write_root(asked.folder)
+        case _:
+            build(asked.output, asked.tag, from_cache=not asked.no_cache)
     return 0
 
 
-def build(output: Path, tag: str) -> str:
+def write_root(folder: Path) -> None:
+    """Write all files of the image. Raises OSError, where `folder` has some of them already too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, File] = {}
+    for made in parts.layers().values():
+        files |= layer.unpacked(made.blob)
+    tree.write(files, folder)
+
+
+def build(output: Path, tag: str, *, from_cache: bool = True) -> str:
     """Write the image and its bill of materials; return its digest. Raises OSError where something cannot be had."""
-    made_at, commit = int(_git("log", "-1", "--format=%ct")), _git("rev-parse", "HEAD")
-    with tempfile.TemporaryDirectory(prefix="hotnic-image-") as folder:
-        archives = debian.fetched(Path(folder, "debian"))
-        system = wheels.compiled(_merged(dict(_system([path for _, path in archives]))), Path(folder))
-        packages = wheels.compiled(wheels.third_party(Path(folder)), Path(folder))
-        own = wheels.compiled(wheels.own() | _own(), Path(folder))
-    if missing := needs.missing({**system, **packages, **own}):
-        raise OSError(f"libraries that the image asks for and has not: {missing}")
-    parts = {"Debian's libraries and interpreter": system, "Python packages": packages, "hotnic": own}
-    layers = [(what, layer(files, made_at)) for what, files in parts.items()]
-    about = {"revision": commit, "version": _version(), "title": "hotnic", "licenses": "Apache-2.0"}
-    labels = {f"org.opencontainers.image.{key}": value for key, value in about.items()}
-    settings = {"Env": [f"PATH={_PATH}", "PYTHONDONTWRITEBYTECODE=1"], "Entrypoint": [], "WorkingDir": "/"}
-    made = oci.image(layers, settings, labels, _full(tag), made_at)
+    made_at = _commit_time()
+    layers = parts.layers(from_cache=from_cache)
+    made = oci.image(list(layers.items()), SETTINGS, labels(), _full(tag), made_at)
+    size = sum(len(one.blob) for one in layers.values()) / 1e6
+    if size > MOST_MB:
+        raise OSError(f"the image has {size:.1f} MB, more than {MOST_MB}")
     output.mkdir(parents=True, exist_ok=True)
-    output.joinpath("hotnic.tar").write_bytes(oci.archive(made, made_at))
-    output.joinpath("digest").write_text(made.digest + "\n")
-    bill = sbom.document("hotnic", _version(), made.digest, _parts([one for one, _ in archives]), made_at)
-    output.joinpath("hotnic.spdx.json").write_text(bill)
-    _tell(parts, layers, made.digest)
+    output.joinpath("hotnic.oci.tar").write_bytes(oci.archive(made))
+    output.joinpath("hotnic.digest").write_text(made.digest + "\n")
+    output.joinpath("hotnic.spdx.json").write_text(
+        sbom.document("hotnic", parts.version(), made.digest, _contents(), made_at)
+    )
+    _tell(layers)
+    print(f"{size:.1f} MB compressed in all; {made.digest}")
     return made.digest
 
 
-def _system(archives: list[Path]) -> Iterator[tuple[str, File]]:
-    for archive in archives:
-        for entry, content in debian.unpacked(archive):
-            if entry.issym():
-                yield entry.name, File(target=entry.linkname)
-            else:
-                yield entry.name, File(content, is_executable=bool(entry.mode & 0o111))
+def labels() -> dict[str, str]:
+    """Return what the image says of itself."""
+    about = {"revision": _revision(), "version": parts.version(), "title": "hotnic", "licenses": "Apache-2.0"}
+    return {_LABEL + key: value for key, value in about.items() if value}
 
 
-def _merged(files: Mapping[str, File]) -> dict[str, File]:
-    """Return the files with /bin, /lib and /lib64 below /usr and links there, as Debian's installer leaves them."""
-    merged = {(f"usr/{name}" if name.startswith(("bin/", "lib/", "lib64/", "sbin/")) else name): file
-              for name, file in files.items()}  # fmt: skip
-    links = {name: File(target=f"usr/{name}") for name in ("bin", "lib", "lib64", "sbin")}
-    loader = {"usr/lib64/ld-linux-x86-64.so.2": File(target="../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")}
-    return {name: _relinked(name, file) for name, file in merged.items()} | links | loader
-
-
-def _relinked(name: str, file: File) -> File:
-    """Return a link whose target is absolute as one that leads to the same place from wherever the root is."""
-    if not file.target.startswith("/"):
-        return file
-    target = file.target.lstrip("/")
-    target = f"usr/{target}" if target.startswith("lib") else target
-    return File(target=posixpath.relpath(target, posixpath.dirname(name)))
-
-
-def _own() -> dict[str, File]:
-    site = wheels.SITE
-    version = f"Metadata-Version: 2.1\nName: hotnic\nVersion: {_version()}\nLicense: Apache-2.0\n"
-    commands = {
-        f"usr/bin/{name}": File(_COMMAND.format(python=debian.PYTHON, module=module).encode(), is_executable=True)
-        for name, module in _COMMANDS.items()
-    }
-    return commands | {
-        f"{site}/hotnic-{_version()}.dist-info/METADATA": File(version.encode()),
-        "opt/hotnic/bin/hotnic": File((wheels.ROOT / "bin/hotnic").read_bytes(), is_executable=True),
-        "usr/share/doc/hotnic/copyright": File((wheels.ROOT / "LICENSE").read_bytes()),
-        "etc/passwd": File(_USERS.encode()),
-        "etc/group": File(_GROUPS.encode()),
-        "tmp": File(is_folder=True, mode=0o1777),
-    }
-
-
-def _parts(debs: list[debian.Locked]) -> Iterator[sbom.Part]:
-    for one in debs:
+def _contents() -> Iterator[sbom.Part]:
+    for one in debian.locked():
         yield sbom.Part(one.name, one.version, f"pkg:deb/debian/{one.name}@{one.version}?arch=amd64", one.sha256)
-    for line in (wheels.ROOT / "requirements.lock").read_text().splitlines():
-        name, equals, version = line.removesuffix(" \\").partition("==")
-        if equals and not line.startswith((" ", "#")):
-            yield sbom.Part(name, version, f"pkg:pypi/{name}@{version}")
+    for name, version in wheels.locked():
+        yield sbom.Part(name, version, f"pkg:pypi/{name}@{version}")
 
 
-def _tell(parts: Mapping[str, Mapping[str, File]], layers: list[tuple[str, Layer]], digest: str) -> None:
-    for what, made in layers:
-        files = parts[what]
+def _tell(layers: Mapping[str, Layer]) -> None:
+    for what, made in layers.items():
+        files = layer.unpacked(made.blob)
         print(f"{what}: {len(made.blob) / 1e6:.1f} MB compressed, {made.size / 1e6:.1f} MB in {len(files)} files")
         for name, size in _largest(files):
             print(f"    {size / 1e6:6.1f} MB  {name}")
-    print(f"{sum(len(made.blob) for _, made in layers) / 1e6:.1f} MB compressed in all; {digest}")
 
 
 def _largest(files: Mapping[str, File]) -> list[tuple[str, int]]:
-    """Return the six folders that take most."""
+    """Return the six files or packages that take most."""
     sizes: dict[str, int] = {}
     for name, file in files.items():
         top = "/".join(name.split("/")[:5])
@@ -142,14 +112,23 @@ def _full(tag: str) -> str:
     return tag if "/" in tag else f"docker.io/library/{tag}"
 
 
-def _version() -> str:
-    return metadata.version("hotnic")
+def _commit_time() -> int:
+    """Return the seconds since 1970. Raises OSError where neither git nor SOURCE_DATE_EPOCH tells."""
+    told = os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct")
+    if not told:
+        raise OSError("not a git repository: say by SOURCE_DATE_EPOCH from when these sources are")
+    return int(told)
+
+
+def _revision() -> str:
+    commit = _git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and _git("status", "--porcelain") else commit
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=wheels.ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """Return what git says of this tree; nothing where it is none, or is part of somebody else's."""
+    done = subprocess.run(["git", *arguments], cwd=wheels.ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if not done.returncode and (wheels.ROOT / ".git").exists() else ""
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ interpreter and the wheels load is found out by `image.needs`, and the build fai
 Rules
 1. An archive that is not the locked one is never used. A mirror keeps only the newest of a release: where the locked
    one is gone, the build says so and stops; `make lock-image` takes what there is now.
-2. Of a package only files come into the image: no maintainer script is run.
+2. Of a package only files come into the image: no maintainer script is run. What it is called, and its version, is
+   where scanners of images look for it where there is no dpkg (/var/lib/dpkg/status.d).
 3. The licences come along (usr/share/doc/*/copyright).
 """
 
@@ -19,6 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from image.layer import File
 
 LOCK = Path(__file__).with_name("debian.lock")
 PYTHON = "python3.11"
@@ -60,14 +63,15 @@ def locked() -> tuple[Locked, ...]:
     return found
 
 
-def fetched(folder: Path) -> list[tuple[Locked, Path]]:
-    """Download what is locked. Raises OSError where that cannot be had (rule 1)."""
-    found = []
+def files(folder: Path) -> dict[str, File]:
+    """Download what is locked into `folder`; return what the image wants of it. Raises OSError (rule 1)."""
+    found: dict[str, File] = {}
     for one in locked():
         archive = _download(f"{one.name}={one.version}", folder / one.name)
         if (digest := _sha256(archive)) != one.sha256:
             raise OSError(f"{one.name} {one.version} has SHA-256 {digest}, locked is {one.sha256}")
-        found.append((one, archive))
+        about = _run(["dpkg-deb", "--field", str(archive)], folder)
+        found |= dict(_unpacked(archive)) | {f"var/lib/dpkg/status.d/{one.name}": File(about.encode())}
     return found
 
 
@@ -82,17 +86,19 @@ def renewed() -> str:
     return "\n".join(lines) + "\n"
 
 
-def unpacked(archive: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Yield the files and links of a package that the image wants, with names relative to the root."""
+def _unpacked(archive: Path) -> Iterator[tuple[str, File]]:
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as content,
         tarfile.open(fileobj=content.stdout, mode="r|") as tar,
     ):
         for entry in tar:
-            entry.name = entry.name.removeprefix("./")
-            if not entry.isdir() and _is_wanted(entry.name):
-                file = tar.extractfile(entry) if entry.isreg() else None
-                yield entry, file.read() if file else b""
+            name = entry.name.removeprefix("./")
+            if not _is_wanted(name):
+                continue
+            if entry.issym():
+                yield name, File(target=entry.linkname)
+            elif file := tar.extractfile(entry):
+                yield name, File(file.read(), is_executable=bool(entry.mode & 0o111))
     if content.returncode:
         raise OSError(f"{archive.name} cannot be unpacked")
 

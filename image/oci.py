@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from image.layer import Layer, digest
+from image.layer import AGE, Layer, digest
 
 _MEDIA = "application/vnd.oci.image"
 
@@ -62,7 +62,7 @@ def image(
     return Image(blobs, index, digest(manifest))
 
 
-def archive(made: Image, made_at: int) -> bytes:
+def archive(made: Image) -> bytes:
     """Return the image as one tar of an image layout, as `ctr images import` and `podman load` read it."""
     files = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": made.index}
     files |= {f"blobs/{key.replace(':', '/')}": blob for key, blob in made.blobs.items()}
@@ -70,7 +70,7 @@ def archive(made: Image, made_at: int) -> bytes:
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in sorted(files.items()):
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime = len(content), made_at
+            entry.size, entry.mtime = len(content), AGE
             tar.addfile(entry, io.BytesIO(content))
     return raw.getvalue()
 

@@ -1,4 +1,8 @@
-"""One cluster with hotnic for the whole run (the lane that pytest was started in), a namespace for every test."""
+"""One cluster with hotnic for the whole run (the lane that pytest was started in), a namespace for every test.
+
+hotnic is there as two processes (e2e.product), or as its image and its manifests make it (e2e.installed): the
+environment says which.
+"""
 
 import itertools
 import re
@@ -6,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e import audit
+from e2e import audit, installed
 from e2e.cluster import Cluster
+from e2e.installed import Installed
 from e2e.node import Node
 from e2e.pods import Api, Namespace
 from e2e.product import Product
@@ -31,9 +36,12 @@ def node(cluster: Cluster) -> Node:
 
 
 @pytest.fixture(scope="session")
-def product(cluster: Cluster) -> Iterator[Product]:
+def product(cluster: Cluster) -> Iterator[Product | Installed]:
     """hotnic, installed and running. A delegate may take 5 s here, so that a hanging one ends within a test."""
-    product = Product(cluster, ("--delegate-timeout", "5", "--log-level", "debug"), isolation=True)
+    if installed.is_chosen():
+        product = Installed(cluster, {"delegateTimeout": "5", "logLevel": "debug"}, isolation=True)
+    else:
+        product = Product(cluster, ("--delegate-timeout", "5", "--log-level", "debug"), isolation=True)
     product.install()
     product.start()
     yield product

@@ -123,6 +123,7 @@ def test_an_api_server_that_is_away_for_a_minute_amid_edits_is_caught_up_with(ns
     for pod in pods:
         pod.wait_ready("x2")
         assert set(pod.interfaces()) == {"eth0", "x2"}
+    cluster.end_pauses()  # for who comes next
 
 
 def reported(pod):
