@@ -9,7 +9,7 @@ FUZZER := $(VENV)/.fuzzer
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build image lock-image compiler proto proto-check lock fix prepare clean
+.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build image lock-image git compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -24,7 +24,7 @@ demo-kubevirt: $(STAMP) build ## a VM of the real KubeVirt gets a NIC while it r
 
 # Two things at a time, as building and emulating use one core each: while the cluster is built the kernel's tests run,
 # and beside the cluster's tests those in the emulated machine.
-test: check build $(LIBVIRT) ## everything, on the real kernel and the real cluster
+test: git check build $(LIBVIRT) ## everything, on the real kernel and the real cluster
 	@$(PY) -m e2e.prepare debian
 	@$(MAKE) --no-print-directory -j2 IN_TURN=1 netns prepare test-kernel e2e
 
@@ -57,7 +57,7 @@ test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kerne
 	$(SAY) "tests on a whole kernel, in that machine"
 	@$(PY) -m e2e.guest.run
 
-e2e: $(STAMP) $(LIBVIRT) build prepare
+e2e: $(STAMP) $(LIBVIRT) build git prepare
 	$(SAY) "end-to-end tests on the real cluster"
 	@$(PY) -m e2e.suite
 
@@ -87,12 +87,16 @@ bin/hotnic: cni/build.py $(wildcard cni/native/*) | $(STAMP) compiler
 bin/hotnic.py: cni/build.py cni/forward.py cni/wire.py | $(STAMP)
 	@$(PY) -m cni.build $@
 
-image: $(STAMP) build ## the OCI image for all roles: dist/hotnic.oci.tar, with its bill of materials and its digest
+image: $(STAMP) build git ## the OCI image for all roles: dist/hotnic.oci.tar, with its bill of materials and its digest
 	$(SAY) "image: Debian's packages and wheels are fetched once, by their hashes"
 	@$(PY) -m image
 
 lock-image: $(STAMP) ## renew the locked packages of Debian that are in the image
 	@$(PY) -m image lock
+
+git: # says from when the image's sources are
+	@command -v git >/dev/null \
+	  || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends git; }
 
 compiler: # gcc's packages bring the sanitizers of the tests; musl's library makes the executable small and quick
 	@command -v gcc musl-gcc >/dev/null && test -e /usr/include/stdlib.h \

@@ -156,27 +156,31 @@ class Agent:
             inspector, Watch(),
         )  # fmt: skip
         self._upkeep = Upkeep(self.journal, native, inspector, locks)
-        self.engine.drift.runtimes = self._upkeep.look
+        self.engine.drift.runtimes, self._upkeep.found = self._upkeep.look, self.engine.drift.found
         self._collector = Collector(self.journal, self._sandboxes, attachments, view, caches, conf_dirs)
         networks = primary.Networks(self.journal, self._sandboxes, self.outcomes, self.engine.look)
         calls = Calls(self.journal, native, attachments, locks, self._waiting_for, networks)
-        self._cni = cni_server.Server(self._run_dir, calls.handle)
-        self._controller_group: int | None = arguments.controller_group
-        self._metrics_address: str = arguments.metrics_address
         self._keeper: installer.Keeper | None = None
         if arguments.install_dir is not None:
-            self._keeper = installer.Keeper(arguments.executable, arguments.install_dir, str(arguments.cni_bin_dir[0]))
+            called = str(arguments.cni_bin_dir[0])
+            self._keeper = installer.Keeper(arguments.executable, arguments.install_dir, called, root)
+        if arguments.metrics_address:
+            self._measure(arguments.metrics_address)  # before any socket takes the place of another agent's
+        self._cni = cni_server.Server(self._run_dir, calls.handle)
+        self._controller_group: int | None = arguments.controller_group
+
+    def _measure(self, address: str) -> None:
+        """Raises ValueError or OSError where the address is not to be had."""
+        metrics.RECORDS.set_function(lambda: len(self.journal.records()))
+        metrics.PODS.set_function(lambda: len(self.journal.pods()))
+        metrics.JOURNAL_DAMAGED.set_function(self.journal.damaged)
+        metrics.serve(address, self._not_ready, self._lost)
 
     def run(self) -> None:
         """Serve until told to stop, then finish what is under way."""
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        if self._metrics_address:
-            metrics.RECORDS.set_function(lambda: len(self.journal.records()))
-            metrics.PODS.set_function(lambda: len(self.journal.pods()))
-            metrics.JOURNAL_DAMAGED.set_function(self.journal.damaged)
-            metrics.serve(self._metrics_address, self._not_ready, self._lost)
         self.engine.start()
         self._upkeep.start()
         self._collector.start(self.engine.caught_up)

@@ -3,13 +3,13 @@
 NPWG multi-network specification 3.4.1: a configuration list of the definition's name, else a single
 configuration of that name, else the attachment fails. The name is the one inside the file. Files are read
 in lexical order, as libcni does; one that cannot be read is skipped with a warning, because it may be any
-network's.
+network's. Who has to know all of them asks `survey`, which tells what could not be read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cni import errors, jsontext
@@ -38,6 +38,26 @@ def names(dirs: Sequence[Path]) -> frozenset[str]:
     texts = ((path, _read(path)) for path in _files(dirs, (*_LISTS, *_SINGLES)))
     found = (_name(text, path) for path, text in texts if text is not None)
     return frozenset(name for name in found if name)
+
+
+def survey(dirs: Sequence[Path]) -> tuple[Mapping[Path, str], Mapping[Path, str]]:
+    """Return the text of every file, and what cannot be read, with the reason; a directory may not be there at all."""
+    texts: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
+    for directory in dirs:
+        try:
+            paths = sorted(path for path in directory.iterdir() if path.suffix in (*_LISTS, *_SINGLES))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[directory] = str(error)
+            continue
+        for path in paths:
+            try:
+                texts[path] = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                unreadable[path] = str(error)
+    return texts, unreadable
 
 
 def _files(dirs: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:

@@ -131,7 +131,7 @@ class Executor:
         if self._host_root is None:
             self._found(plugin_type, [])
         else:
-            _below(self._host_root, lambda: self._found(plugin_type, []))
+            below(self._host_root, lambda: self._found(plugin_type, []))
 
     def run(self, plugin_type: str, command: str, env: Mapping[str, str], stdin: bytes, deadline_s: float) -> bytes:
         """Run one verb and return its stdout. Raises Deadline, or CNIError for all else that goes wrong."""
@@ -160,7 +160,7 @@ class Executor:
             try:
                 if self._host_root is None:
                     return self._launch(order)
-                return _below(self._host_root, lambda: self._launch(order))
+                return below(self._host_root, lambda: self._launch(order))
             except OSError as error:
                 if error.errno != errno.ETXTBSY or time.monotonic() > busy_until:
                     raise _unusable(order.plugin_type, error) from error
@@ -232,8 +232,11 @@ def _unshare_root() -> None:
         raise OSError(number, f"unshare CLONE_FS: {os.strerror(number)}")
 
 
-def _below(root: Path, action: Callable[[], T]) -> T:
-    """Return what `action` returns in a thread that has `root` as its root directory and ends right after."""
+def below(root: Path, action: Callable[[], T]) -> T:
+    """Return what `action` returns in a thread that has `root` as its root directory and ends right after.
+
+    Links lead there to where they lead on the node. Raises what `action` raises, OSError without the root.
+    """
     outcome: Future[T] = Future()
 
     def enter_and_act() -> None:

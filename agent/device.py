@@ -13,7 +13,7 @@ Rules
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -22,8 +22,9 @@ from agent import devices, interface, netns, options
 from agent.delegate import Missing
 from agent.devices.contract import Device
 from agent.devices.unknown import Unknown
+from agent.hostend import HostEnd
 from agent.links import Have, Interface, Link, down, replaces, told
-from agent.model import ContainerID, Key
+from agent.model import ContainerID, Key, Record
 from agent.netlink import Kernel, Known, mismatches
 from cni import errors, request, result, version
 
@@ -39,6 +40,10 @@ class Notes(Protocol):
 
     def made(self, key: Key, ifindex: int) -> None:
         """The link is there, under that index in the pod."""
+        ...
+
+    def records(self) -> Iterable[Record]:
+        """Return all attachments of the node."""
         ...
 
 
@@ -195,9 +200,12 @@ class Native:
         return (*changed, *self._kernel.settle_node_side(device, fd, pod_end, repair=repair))
 
     def _host_end(self, device: Device, key: Key, fd: int, ifindex: int, *, repair: bool) -> tuple[str, ...]:
-        if not device.host_end():
+        name = device.host_end()
+        if not name:
             return ()
-        return self._kernel.restore_host_end(device, fd, ifindex, options.derived_mac(key, "host"), repair=repair)
+        is_named = name != options.host_name(key)
+        want = HostEnd(name, options.derived_mac(key, "host"), ifindex, is_named, self._notes.records)
+        return self._kernel.restore_host_end(device, fd, want, repair=repair)
 
     def mend(self, key: Key, config: Mapping[str, Any]) -> None:
         """Make whole again what an attachment shares with others of the node (devices.contract, rule 6).

@@ -3,7 +3,8 @@
 Rules
 1. Events are read BATCH_S after the first one: what somebody does in many steps is looked at once.
 2. A pass changes much itself. So while one runs, and OWN_S after it, what is heard of its pod may be our own doing:
-   it is looked at LATER_S after the pass, and not taken for somebody else's.
+   it is looked at LATER_S after the pass, and not taken for somebody else's; MOST_LATER_S after it was heard, however
+   many passes there are.
 3. A pod's links are known by number and index, the node's by the names that the attachments need: the look is at those
    only. Where events were lost, it is at everything.
 4. What a runtime attached without an annotation's asking belongs to the runtime: what others do to it on the node (its
@@ -36,7 +37,7 @@ from agent.switchwatch import Switches
 from agent.watch import NODE, Event, Watch, What
 from cni import errors
 
-BATCH_S, OWN_S, LATER_S = 0.1, 0.2, 0.4
+BATCH_S, OWN_S, LATER_S, MOST_LATER_S = 0.1, 0.2, 0.4, 2.0
 RELOOK_S, RARELY_S, LOST_S = 60.0, 600.0, 30.0
 SPREAD = 10  # a look takes some 2.5 ms
 _OUR_HOST_END = re.compile(r"hni?[0-9a-f]{11,12}")
@@ -71,7 +72,7 @@ class Drift:
         self._known: dict[ContainerID, int | None] = {}
         self._running: set[PodUID] = set()
         self._ended: dict[PodUID, float] = {}  # passes, lately
-        self._later: dict[PodUID, set[Key]] = {}  # rule 2
+        self._later: dict[PodUID, tuple[float, set[Key]]] = {}  # rule 2; since when
         self._spread: deque[Key] = deque()  # rule 7
         self._paced: dict[Key, float] = {}  # rule 8: when they are looked at
         self._ports: deque[str] = deque()  # of which the switches have told
@@ -80,6 +81,7 @@ class Drift:
         self._has_lost = False
         self._thread = threading.Thread(target=self._run, name="drift", daemon=True)
         self.runtimes: Callable[[Collection[Record]], None] = lambda _: None  # rule 4: who sees to these
+        self.found = suspects.found  # for who does so, to tell what came of it
 
     def start(self) -> None:
         """Listen, and look at everything for what has happened before."""
@@ -136,7 +138,8 @@ class Drift:
                     self._look_on(time.monotonic())
                     self._relook(time.monotonic())
             except Exception:
-                log.exception("drift")  # the next event may fare better
+                log.exception("drift")  # the next event may fare better; what was heard is lost
+                self._has_lost = True
                 time.sleep(BATCH_S)
 
     def _next_s(self, now: float) -> float:
@@ -165,7 +168,7 @@ class Drift:
         now, suspected = time.monotonic(), dict[Key, bool]()
         for event in events:
             for key in self._about(event):
-                suspected[key] = suspected.get(key, False) or (event.what is What.LINK and event.gone)
+                suspected[key] = suspected.get(key, False) or _is_gone(event)
         dues = {key: now if is_gone else self._suspects.not_before(key, now) for key, is_gone in suspected.items()}
         self._paced.update({key: due for key, due in dues.items() if due > now})
         self._look({key for key, due in dues.items() if due <= now}, heard=True, by_others=True)
@@ -194,7 +197,7 @@ class Drift:
                 of_pods.setdefault(record.pod.uid, set()).add(record.key)
         for uid, its in of_pods.items():
             if heard and self._is_own(uid, now):
-                self._later.setdefault(uid, set()).update(its)
+                self._later.setdefault(uid, (now, set()))[1].update(its)
             else:
                 self._suspects.add(uid, its, heard=heard, by_others=by_others)
                 self._start_pass(uid)
@@ -209,10 +212,11 @@ class Drift:
         with self._lock:
             ended = {uid: now - when for uid, when in self._ended.items() if now - when < LATER_S}
             self._ended = {uid: self._ended[uid] for uid in ended}
-            due = [uid for uid in self._later if uid not in self._running and uid not in ended]
-        for uid in due:
-            self._suspects.add(uid, self._later.pop(uid), heard=True)
-            self._start_pass(uid)
+            busy = self._running | ended.keys()
+        for uid in [uid for uid, (since, _) in self._later.items() if uid not in busy or now - since >= MOST_LATER_S]:
+            if its := {key for key in self._later.pop(uid)[1] if self._map.record(key)}:  # may be forgotten by now
+                self._suspects.add(uid, its, heard=True)
+                self._start_pass(uid)
 
     def _look_on(self, now: float) -> None:
         """Look at what has waited for its turn (rules 7 and 8)."""
@@ -244,6 +248,11 @@ class Drift:
         with self._lock:
             self._known = {one: number for one, number in self._known.items() if one in living}
             self._numbers = {number: one for number, one in self._numbers.items() if one in living}
+
+
+def _is_gone(event: Event) -> bool:
+    """Whether a link is not there any more. A pod may give its own other names, on and on (rule 8)."""
+    return event.what is What.LINK and event.gone and (event.where == NODE or not event.renamed)
 
 
 def _new_on_node(event: Event) -> Collection[str]:

@@ -6,7 +6,10 @@ Rules
    of ours is there again within PERIOD_S.
 3. What cannot be is not hidden: `waiting_for` says it in words, and it is tried again for ever.
 4. A directory that was removed is not the one which has its name now: this container sees only the old one. `lost` says
-   so, and a container that starts anew sees the new one.
+   so, and a container that starts anew sees the new one. So is one that was renamed, or that a link led to: where the
+   node's root is seen, what has the name there now is compared.
+5. What the file is known by is noted before it is read, and never after it was written: whatever came in between is
+   another one at the next look.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from agent import files, install
+from agent import delegate, files, install
 from agent.install import Decision, File
 
 PERIOD_S = 5.0
@@ -58,11 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
 class Keeper:
     """Keeps the CNI executable `source` current in `directory`, which is the node's CNI directory `called`."""
 
-    def __init__(self, source: Path, directory: Path, called: str) -> None:
-        """Raises OSError where what is to be installed cannot be read."""
+    def __init__(self, source: Path, directory: Path, called: str, root: Path | None = None) -> None:
+        """`root`: where the node's root is mounted. Raises OSError where what is to be installed cannot be read."""
         self._brought = File(source.read_bytes(), 0o755)
         self._target = directory / install.EXECUTABLE
-        self._called = called
+        self._called, self._root = called, root
+        self._is_the_nodes = not self._is_another()  # else a container that starts anew would have the same
         self._known: _Signature = ()  # of the file when it was current
         self._problem = "not looked at yet"
         self._closing = threading.Event()
@@ -84,10 +88,29 @@ class Keeper:
     def lost(self) -> tuple[str, ...]:
         """Return whether only a container that starts anew can go on (rule 4)."""
         try:
-            gone = self._target.parent.stat().st_nlink == 0
+            is_removed = self._target.parent.stat().st_nlink == 0
         except OSError:
             return ()  # it may come
-        return (f"CNI directory {self._called} was removed, and is seen again by a new container only",) if gone else ()
+        if is_removed:
+            return (f"CNI directory {self._called} was removed, and is seen again by a new container only",)
+        if self._is_the_nodes and self._is_another():
+            return (f"CNI directory {self._called} is another one now, and is seen by a new container only",)
+        return ()
+
+    def _is_another(self) -> bool:
+        """Whether the node has another directory than ours under the name, or none; no, where nobody can tell."""
+        if self._root is None:
+            return False
+        try:
+            theirs = delegate.below(self._root, self._named)
+            return theirs is None or not os.path.samestat(self._target.parent.stat(), theirs)
+        except OSError:
+            return False
+
+    def _named(self) -> os.stat_result | None:
+        with suppress(FileNotFoundError):
+            return os.stat(self._called)
+        return None
 
     def look(self) -> None:
         """Install what is not there or not current."""
@@ -108,18 +131,20 @@ class Keeper:
 
 
 def bring(brought: File, target: Path) -> _Signature:
-    """Have the file there, whole and current; return what it is known by until somebody changes it.
+    """Have the file there, whole and current; return what it is known by until somebody changes it, if that is known.
 
     Raises Refused where somebody else's has its name, OSError where the directory is not there or takes nothing.
     """
     _sweep(target)
+    known = signature(target)  # rule 5
     match install.decide(brought, found(target)):
         case Decision.REFUSE:
             raise Refused("it is not hotnic's, and is not touched: remove it, or rename it with what names it")
         case Decision.WRITE:
             _write(brought, target)
             log.info("installed %s", target)
-    return signature(target)
+            return ()
+    return known
 
 
 def found(path: Path) -> File | None:

@@ -38,12 +38,13 @@ Reasons = Callable[[], tuple[str, ...]]
 
 
 def serve(address: str, waiting_for: Reasons, lost: Reasons) -> ThreadingHTTPServer:
-    """Serve on `host:port`, in a thread of its own. Raises ValueError for an address that others can reach.
+    """Serve on `host:port`, in a thread of its own.
+
+    Raises ValueError for an address that others can reach, OSError for one that cannot be had.
 
     `waiting_for`: why this process is not ready; `lost`: why only another process in its place can be.
     """
-    host, _, port = address.rpartition(":")
-    if not ipaddress.ip_address(host.strip("[]")).is_loopback:
+    if not ipaddress.ip_address(address.rpartition(":")[0].strip("[]")).is_loopback:
         raise ValueError(f"--metrics-address {address}: the agent listens on loopback addresses only")
 
     told: dict[str, tuple[str, ...]] = {}  # probes' callers read no reasons: the log has them
@@ -78,6 +79,15 @@ def serve(address: str, waiting_for: Reasons, lost: Reasons) -> ThreadingHTTPSer
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class names it so
             log.debug(format, *args)
 
-    server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+    server = _listening(address, Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
+
+
+def _listening(address: str, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """Raises OSError, which names the address."""
+    host, _, port = address.rpartition(":")
+    try:
+        return ThreadingHTTPServer((host.strip("[]"), int(port)), handler)
+    except OSError as problem:
+        raise OSError(f"--metrics-address {address}: {problem.strerror}") from problem

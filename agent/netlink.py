@@ -121,14 +121,14 @@ class Kernel:
             rename(pod, old, name)
 
     def restore_host_end(
-        self, device: Device, netns_fd: int, ifindex: int, mac: str, *, repair: bool
+        self, device: Device, netns_fd: int, want: hostend.HostEnd, *, repair: bool
     ) -> tuple[str, ...]:
         """Return what is wrong with the other end of a pod's pair; `repair`: undo it (agent.hostend).
 
-        `ifindex`: of the end in the pod. `mac`: of the other one. Raises CNIError as `settle`.
+        Raises CNIError as `settle`.
         """
         with self._place(device, netns_fd) as place:
-            return hostend.restore(place, ifindex, device.host_end(), mac, repair=repair)
+            return hostend.restore(place, want, repair=repair)
 
     def pod_links(self, netns_fd: int) -> tuple[Link, ...]:
         """Return all links of the pod."""

@@ -26,7 +26,8 @@ _ATTRIBUTE = struct.Struct("=HHI")
 _FLAGS, _TEMPORARY, _PERMANENT = 8, 0x01, 0x80  # IFA_FLAGS, IFA_F_*
 _LINK_SCOPE, _UNICAST, _ONLINK = 253, 1, 4
 _OF_OTHERS = (2, 9)  # RTPROT_KERNEL, _RA
-_OIF, _GATEWAY, _VIA = 4, 5, 18  # RTA_*
+_OIF, _GATEWAY, _MULTIPATH, _VIA = 4, 5, 9, 18  # RTA_*
+_NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 _TRIES = 10
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ def _routes(where: rtnl.Socket, index: int) -> Iterator[bytes]:
         asked = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + _ATTRIBUTE.pack(_ATTRIBUTE.size, _OIF, index)
         for body in _listed(where, rtnl.GETROUTE, asked):
             *head, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
-            is_of_this = links.number(body[_ROUTE.size :], _OIF) == index
-            if is_of_this and kind == _UNICAST and protocol not in _OF_OTHERS:
+            if index in _ways(body) and kind == _UNICAST and protocol not in _OF_OTHERS:
                 yield _ROUTE.pack(*head, protocol, scope, kind, flags & _ONLINK) + body[_ROUTE.size :]
 
 
@@ -91,9 +91,25 @@ def _put_back(where: rtnl.Socket, kind: int, bodies: list[bytes]) -> None:
         try:
             where.exchange(kind, body, rtnl.ACK | rtnl.CREATE | rtnl.EXCL)
         except rtnl.KernelError as problem:
-            if problem.code != errno.EEXIST:
+            if problem.code != errno.EEXIST or _is_lost_in_part(kind, body):
                 log.warning("what a link had before it was renamed cannot be put back: %s", problem)
 
 
+def _ways(body: bytes) -> Iterator[int]:
+    """Yield the links that a route leads through: one, or those of its next hops."""
+    yield links.number(body[_ROUTE.size :], _OIF) or 0
+    hops = links.attribute(body[_ROUTE.size :], _MULTIPATH) or b""
+    while len(hops) >= _NEXT_HOP.size:
+        length, _, _, index = _NEXT_HOP.unpack_from(hops)
+        yield index
+        hops = hops[max((length + 3) & ~3, _NEXT_HOP.size) :]
+
+
+def _is_lost_in_part(kind: int, body: bytes) -> bool:
+    """Whether a route that is there may lack the way through this link: of IPv6's the kernel takes off the one."""
+    is_six = kind == rtnl.NEWROUTE and body[0] == socket.AF_INET6
+    return is_six and links.attribute(body[_ROUTE.size :], _MULTIPATH) is not None
+
+
 def _has_gateway(body: bytes) -> bool:
-    return any(links.attribute(body[_ROUTE.size :], kind) for kind in (_GATEWAY, _VIA))
+    return any(links.attribute(body[_ROUTE.size :], kind) for kind in (_GATEWAY, _VIA, _MULTIPATH))

@@ -68,9 +68,14 @@ class Suspects:
         return max(now, last + min(FIRST_S * 2.0 ** min(count - AT_ONCE, 20), LONGEST_S))
 
     def keep(self, keys: Collection[Key]) -> None:
-        """Forget what was found at all others."""
+        """Forget all others."""
         with self._lock:
             self._in_vain = {key: found for key, found in self._in_vain.items() if key in keys}
+            for uid, suspected in tuple(self._of.items()):
+                for some in (suspected.keys, suspected.heard, suspected.by_others):
+                    some.intersection_update(keys)
+                if not suspected.keys:
+                    del self._of[uid]
 
 
 class Map:

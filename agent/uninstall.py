@@ -6,10 +6,12 @@ Rules
 2. `detach`: everything that is in the journal is removed first; what cannot be, is in the way. Then nothing stays.
 3. `keep`: every attachment stays as it is, and so does the state directory while it holds anything of them: it alone
    says how they are taken down. Whoever installs hotnic again, or detaches later, goes on with it.
+4. An option may name any directory, `/run` say. What has none of our names in it is somebody's, and stays.
 """
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,35 +23,40 @@ from cni import errors
 
 TYPE = "hotnic"
 
+_IN_RUN_DIR = ("agent.sock", "cni.sock", "tombstones")
+_IN_STATE_DIR = ("damaged", "format", "format.tmp", "lock", "pods", "records", "standalone", "underlay.json*")
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What was found on the node."""
 
     records: tuple[Record, ...] = ()
-    damaged: int = 0  # files of the journal that were set aside
+    damaged: tuple[Path, ...] = ()  # files of the journal that were set aside
     standalone: int = 0  # attachments of callers without Kubernetes
-    chains: tuple[str, ...] = ()  # networks on disk that name us
+    chains: tuple[Path, ...] = ()  # networks on disk that name us
     living: tuple[Cached, ...] = ()  # what runtimes remember of containers whose namespaces are there
-    unreadable: tuple[Path, ...] = ()  # what they may remember besides
+    unreadable: tuple[Path, ...] = ()  # what they may remember, or the disk may say, besides
 
 
 def obstacles(seen: Seen, *, keep: bool) -> tuple[str, ...]:
     """Return what is in the way, each with what to do."""
     found = [
-        *(f"network {name} on the node's disk names hotnic: pods could not start; take it out first"
-          for name in seen.chains),
+        *(f"{path} names hotnic: pods could not start; take it out first" for path in seen.chains),
         *(f"{_of(one)} was attached by a runtime, which calls hotnic when it ends: recreate the pod first"
           for one in seen.living if names_us(one.config_text)),
-        *(f"{path} of a runtime cannot be read, and may be a pod's that needs hotnic: remove it if not"
+        *(f"{path} cannot be read, and may be of a pod or a network that needs hotnic: mend it, or remove it if not"
           for path in seen.unreadable),
     ]  # fmt: skip
     if seen.standalone:
         found.append(f"{seen.standalone} attachments are of callers without Kubernetes: end their containers first")
     if not keep:
         found += [f"{_whose(one)} is in a virtual machine: unplug it first" for one in seen.records if one.guest]
-        if seen.damaged:
-            found.append(f"{seen.damaged} damaged files of the journal tell of attachments that nobody can read")
+        found += [
+            f"{path} is damaged, and tells of an attachment or a pod that may be left on the node: look for it"
+            " (`hotnic-agent audit` lists what is nobody's), then remove the file"
+            for path in seen.damaged
+        ]
     return tuple(found)
 
 
@@ -62,6 +69,15 @@ def names_us(config: str) -> bool:
     return any(plugin.get("type") == TYPE for plugin in plugins)
 
 
+def may_name_us(text: str) -> bool:
+    """Whether a file among the networks has a plugin of ours; another program may understand what we do not."""
+    try:
+        network.parse(text, "any")
+    except errors.CNIError:
+        return TYPE in text
+    return names_us(text)
+
+
 def state_stays(seen: Seen, *, keep: bool) -> str:
     """Return why the state directory stays, "" where it goes (rule 3)."""
     if not keep or not (seen.records or seen.damaged):
@@ -70,14 +86,23 @@ def state_stays(seen: Seen, *, keep: bool) -> str:
     return f"it says how {len(seen.records)} attachments of {len(pods)} pods are taken down"
 
 
-def trees(run_dir: Path, state_dir: Path, seen: Seen, *, keep: bool) -> tuple[Path, ...]:
-    """Return the directories that go with all that is in them."""
-    return (run_dir,) if state_stays(seen, keep=keep) else (run_dir, state_dir)
+def is_in_run_dir(name: str) -> bool:
+    """Whether that is ours in the directory of the sockets (rule 4)."""
+    return _is_one(name, _IN_RUN_DIR)
+
+
+def is_in_state_dir(name: str) -> bool:
+    """Whether that is ours in the state directory (rule 4)."""
+    return _is_one(name, _IN_STATE_DIR)
 
 
 def in_order(records: Iterable[Record]) -> tuple[Record, ...]:
     """Return them as they are detached: the last one first, as what came later may lead through what was there."""
     return tuple(sorted(records, key=lambda one: one.sequence, reverse=True))
+
+
+def _is_one(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _of(one: Cached) -> str:

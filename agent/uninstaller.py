@@ -2,6 +2,8 @@
 
 Rules
 1. Nothing is changed while anything is in the way (agent.uninstall), unless `--force` says so, or while an agent runs.
+   `--check` says what is in the way, and no more. It asks no journal, so it may be asked while the agent runs: what
+   its attachments would have in the way, an interface in a virtual machine, is known only then.
 2. It can be repeated at any time, and goes on where it was stopped: what is gone already is no error.
 3. The executable goes first: what it would leave behind for an agent would be left for nobody.
 4. With `--stay` it takes the agent's place in its pod: it tries until all is done, answers the pod's probes, which say
@@ -19,7 +21,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -44,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--detach", action="store_true", help="remove every attachment, then everything else")
     mode.add_argument("--keep", action="store_true", help="leave attachments, and the state directory while it has any")
     add = parser.add_argument
+    add("--check", action="store_true", help="only say what is in the way; may be asked while the agent runs")
     add("--force", action="store_true", help="though something is in the way")
     add("--stay", action="store_true", help="in the agent's place in a pod: try until it is done, then stay")
     add("--seccomp-dir", type=Path, default=Path("/var/lib/kubelet/seccomp"), metavar="DIR",
@@ -52,9 +55,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return the exit status. Raises OSError, ValueError and CNIError for what cannot be read or removed."""
-    if arguments.stay:
+    if arguments.stay and not arguments.check:
         return _stay(arguments)
-    told = _try(arguments)
+    told = Node(arguments).obstacles(keep=arguments.keep) if arguments.check else _try(arguments)
     sys.stderr.writelines(f"hotnic-agent uninstall: {one}\n" for one in told)
     return IN_THE_WAY if told else GONE
 
@@ -63,6 +66,7 @@ def _try(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return what is in the way."""
     try:
         with closing(Node(arguments)) as node:
+            node.open()
             told = node.uninstall(keep=arguments.keep, force=arguments.force)
     except InUse as problem:
         return (f"{problem}: end it first",)
@@ -89,18 +93,24 @@ def _stay(arguments: argparse.Namespace) -> int:
 
 
 class Node:
-    """What hotnic has on this node. Without a state directory there is no journal, and none is made."""
+    """What hotnic has on this node."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        """Raises InUse where an agent does not end, ValueError where a newer one wrote the journal."""
         self._arguments = arguments
         self._view = netns.View(arguments.host_root)
         self._executable: Path = (arguments.install_dir or self._place(arguments.cni_bin_dir[0])) / install.EXECUTABLE
-        self._conf_dirs = tuple(map(self._place, arguments.cni_conf_dir))
         self._caches = tuple(map(self._place, arguments.cni_cache_dir))
         self._run_dir: Path = arguments.run_dir
         self._state_dir: Path = arguments.state_dir
-        self._journal = Journal(self._state_dir, PATIENCE_S) if self._state_dir.exists() else None
+        self._journal: Journal | None = None
+
+    def open(self) -> None:
+        """Have the journal, if there is one, for nobody else. Without a state directory none is made.
+
+        Raises InUse where an agent does not end, ValueError where a newer one wrote it.
+        """
+        if self._state_dir.exists():
+            self._journal = Journal(self._state_dir, PATIENCE_S)
 
     def close(self) -> None:
         if self._journal is not None:
@@ -108,7 +118,7 @@ class Node:
 
     def uninstall(self, *, keep: bool, force: bool) -> tuple[str, ...]:
         """Return what is in the way; nothing where all is done."""
-        seen = self.look()
+        seen = self._look()
         if (found := uninstall.obstacles(seen, keep=keep)) and not force:
             return found
         if not keep and (left := tuple(self._detach(seen))):
@@ -116,18 +126,27 @@ class Node:
         self._remove(seen, keep=keep)
         return ()
 
-    def look(self) -> Seen:
-        """Return what there is."""
+    def obstacles(self, *, keep: bool) -> tuple[str, ...]:
+        """Return what is in the way, besides what the journal says where it is not open."""
+        return uninstall.obstacles(self._look(), keep=keep)
+
+    def _look(self) -> Seen:
         remembered, unreadable = cache.survey(self._caches)
-        chains = {name: confdir.find(self._conf_dirs, name) for name in sorted(confdir.names(self._conf_dirs))}
+        configs, unknown = self._configurations()
         return Seen(
             records=self._journal.records() if self._journal else (),
-            damaged=self._journal.damaged() if self._journal else 0,
+            damaged=tuple(sorted((self._state_dir / "damaged").glob("*"))),
             standalone=sum(1 for _ in (self._state_dir / "standalone/records").glob("*.json")),
-            chains=tuple(name for name, text in chains.items() if uninstall.names_us(text)),
-            unreadable=tuple(unreadable),
+            chains=tuple(path for path, text in configs.items() if uninstall.may_name_us(text)),
+            unreadable=(*unreadable, *unknown),
             living=tuple(one for one in remembered if not one.netns or self._place(Path(one.netns)).exists()),
         )
+
+    def _configurations(self) -> tuple[Mapping[Path, str], Mapping[Path, str]]:
+        """Return the networks on disk, and what cannot be read of them. Links lead to where they lead on the node."""
+        root: Path | None = self._arguments.host_root
+        dirs: list[Path] = self._arguments.cni_conf_dir
+        return confdir.survey(dirs) if root is None else delegate.below(root, lambda: confdir.survey(dirs))
 
     def _place(self, path: Path) -> Path:
         return Path(self._view.place(str(path)))
@@ -154,7 +173,8 @@ class Node:
         execute = delegate.Executor(self._arguments.cni_bin_dir, self._arguments.host_root)
         descendants.kill_survivors()  # of the agent: an ADD that finishes late would leak
         native = device.Native(kernel, execute, self._view, journal)
-        settings = Settings(tuple(self._arguments.cni_bin_dir), self._conf_dirs, self._view)
+        conf_dirs = tuple(map(self._place, self._arguments.cni_conf_dir))
+        settings = Settings(tuple(self._arguments.cni_bin_dir), conf_dirs, self._view)
         return Attachments(journal, kernel, native, execute, settings)
 
     # -- files
@@ -166,10 +186,11 @@ class Node:
         _remove_file(profile)
         with suppress(FileNotFoundError):
             profile.parent.rmdir()
-        for tree in uninstall.trees(self._run_dir, self._state_dir, seen, keep=keep):
-            _remove_tree(tree)
+        _remove_tree(self._run_dir, uninstall.is_in_run_dir)
         if why := uninstall.state_stays(seen, keep=keep):
             sys.stdout.write(f"{self._state_dir} stays: {why}\n")
+        else:
+            _remove_tree(self._state_dir, uninstall.is_in_state_dir)
 
     def _remove_executable(self) -> None:
         """What has its name and is somebody else's stays (agent.install, rule 1)."""
@@ -182,18 +203,21 @@ class Node:
                     _remove_file(self._executable.with_name(name))
 
 
-def _remove_tree(folder: Path) -> None:
-    """One that is a mount of its own stays, empty: who has mounted it removes it."""
-    for path in folder.iterdir() if folder.exists() else ():
+def _remove_tree(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Remove what is ours in it, and the folder. One that is a mount stays, empty: who has mounted it removes it."""
+    if not folder.exists():
+        return
+    for path in (one for one in folder.iterdir() if is_ours(one.name)):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+    if others := sorted(one.name for one in folder.iterdir()):
+        sys.stdout.write(f"{folder} stays: {', '.join(others)} in it is not hotnic's\n")
+        return
     try:
         folder.rmdir()
         sys.stdout.write(f"removed {folder}\n")
-    except FileNotFoundError:
-        return
     except OSError as problem:
         if problem.errno != errno.EBUSY:
             raise

@@ -2,13 +2,14 @@
 and the tunnels to the other nodes.
 
 Rules
-1. It looks at every attachment in the journal: at the start, when the underlay is another one, and every PERIOD_S
+1. It mends every attachment in the journal: at the start, when the underlay is another one, and every PERIOD_S
    seconds for what somebody else has changed or taken away. Also at one whose ADD is under way: what is told after that
    has read the last time would else be missed.
 2. One attachment of each configuration comes first: with it what it shares is whole, and the others have little to do.
 3. What cannot be mended is told once, and again when the reason is another one.
 4. What a runtime attached without an annotation's asking has no pass. Where others were at work on the node
-   (agent.drift) its node's side is repaired here, as late as agent.repairs says; its pod's side is the runtime's.
+   (agent.drift) its node's side is repaired here, as late as agent.repairs says; its pod's side is the runtime's. That
+   is no reason to mend all others.
 5. Whoever works on a sandbox may hold it for long (a plugin that hangs). It is not waited for: its turn comes BUSY_S
    later.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent import network
@@ -47,17 +48,20 @@ class Upkeep:
         self._repairs = Repairs()
         self._is_busy = False  # one of these was (rule 5)
         self._wake = threading.Event()
+        self._is_touched = False
         self._closing = False
+        self.found: Callable[..., None] = lambda *_, **__: None  # whether a look has found something wrong
         self._told: dict[Key, str] = {}
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
         """Start, with a look at everything."""
-        self._wake.set()
+        self.touch()
         self._thread.start()
 
     def touch(self) -> None:
         """Look at everything now."""
+        self._is_touched = True
         self._wake.set()
 
     def look(self, records: Collection[Record]) -> None:
@@ -75,14 +79,14 @@ class Upkeep:
     def _run(self) -> None:
         mended = time.monotonic()
         while True:
-            is_awake = self._wake.wait(BUSY_S if self._is_busy else PERIOD_S)
+            self._wake.wait(BUSY_S if self._is_busy else PERIOD_S)
             self._wake.clear()
             if self._closing:
                 return
             try:
                 self._look_at_all()
-                if is_awake or time.monotonic() - mended >= PERIOD_S:
-                    mended = time.monotonic()
+                if self._is_touched or time.monotonic() - mended >= PERIOD_S:
+                    self._is_touched, mended = False, time.monotonic()
                     self._mend_all()
             except Exception:
                 log.exception("upkeep")  # the next look may fare better
@@ -108,6 +112,7 @@ class Upkeep:
     def _look(self, record: Record, now: float) -> None:
         try:
             found = self._inspector.look(record, shared=True, repair=False)
+            self.found(record.key, now, is_wrong=bool(found.differences))
             if found.differences and not found.problem and self._inspector.repairs(record):
                 self._repairs.tried(record.key, now, "")
                 found = self._inspector.look(record, shared=True, repair=True)

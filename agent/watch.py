@@ -67,7 +67,7 @@ class What(enum.Enum):
 class Event:
     """`index`, and `name` where it is a link's: of the link; 0: of any. `gone`: it is not there any more.
 
-    A link that is renamed is gone under the one name, and there under the other. `came`: rule 5.
+    A link that is `renamed` is gone under the one name, and there under the other. `came`: rule 5.
     """
 
     where: int  # NODE, or the number of a pod's namespace
@@ -76,6 +76,7 @@ class Event:
     name: str = ""
     gone: bool = False
     came: bool = False
+    renamed: bool = False
 
 
 class Watch:
@@ -222,7 +223,7 @@ class Watch:
         if not gone:
             self._seen[where, index] = now
         if before is not None and _name(before) != _name(now):
-            yield Event(where, What.LINK, index, _name(before), gone=True)
+            yield Event(where, What.LINK, index, _name(before), gone=True, renamed=True)
         if gone or before != now:
             came = where == NODE and not gone and _came(before, now)
             yield Event(where, What.LINK, index, _name(now), gone, came)

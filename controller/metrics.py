@@ -2,11 +2,13 @@
 
 Rules
 1. Healthy: every thread is alive. Ready: nothing is waited for. The answer names what is missing.
+2. No host means all addresses, of both families where the kernel has both.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,11 +45,10 @@ class Meter:
 
 
 def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
-    """Serve on `host:port`, in a thread of its own. Raises ValueError and OSError for an address that cannot be had."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise ValueError(f"--metrics-address {address}: is not HOST:PORT")
+    """Serve on `host:port` or `:port`, in a thread of its own (rule 2).
 
+    Raises ValueError for what is no address, OSError for one that cannot be had.
+    """
     told: dict[str, tuple[str, ...]] = {}  # probes' callers read no reasons: the log has them
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,6 +81,32 @@ def serve(address: str, dead: Check, waiting_for: Check) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class names it so
             log.debug(format, *args)
 
-    server = ThreadingHTTPServer((host.strip("[]"), int(port)), Handler)
+    server = _listening(address, Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
+
+
+def _listening(address: str, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    """Raises ValueError for what is no address, OSError, which names it, where it cannot be had."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ValueError(f"--metrics-address {address}: is not HOST:PORT")
+    try:
+        return _Server(host.strip("[]"), int(port), handler)
+    except OSError as problem:
+        raise OSError(f"--metrics-address {address}: {problem.strerror}") from problem
+
+
+class _Server(ThreadingHTTPServer):
+    """Rule 2."""
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        """`host` without brackets; "" for all addresses."""
+        self._is_dual = not host and socket.has_dualstack_ipv6()
+        self.address_family = socket.AF_INET6 if self._is_dual or ":" in host else socket.AF_INET
+        super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        if self._is_dual:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()

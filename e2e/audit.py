@@ -1,8 +1,10 @@
 """What hotnic may leave on a node: nothing. Reads kernel, IPAM store and journal, and shares no code with the agent."""
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,14 @@ from e2e.node import Node
 
 INSTALLED = ("/run/hotnic", "/opt/cni/bin/hotnic", "/var/lib/kubelet/seccomp/hotnic")
 STATE = "/var/lib/hotnic"
+FOLDERS = ("/etc/cni", "/opt/cni", STATE, "/var/lib/cni", "/var/lib/kubelet/seccomp", "/run/hotnic")
+# Pods' own network and loopback, what host-local leaves in any store, the plugin that tests bring
+_OTHERS = re.compile(
+    r"/var/lib/cni/(results/(lane|cni-loopback)-.*|networks/(lane/.*|[^/]+/(lock|last_reserved_ip\.\d+)))"
+    r"|/opt/cni/bin/recorder"
+)
+_OF_RUNTIMES = ("/run/containerd/", "/run/crio/", "/run/containers/", "/run/netns/", "/var/lib/containers/")
+_OF_A_POD = re.compile(r"/var/lib/kubelet/pods/([0-9a-f-]{36})/")
 
 
 def host_ends(node: Node) -> set[str]:
@@ -54,6 +64,35 @@ def installation(node: Node) -> set[str]:
         found.add(STATE)
     found |= {path.name for path in node.path("/opt/cni/bin").iterdir() if path.name.startswith(".hotnic")}
     return found | set(_processes(node))
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What a node has that any program could have left there."""
+
+    files: frozenset[str]
+    mounts: frozenset[str]
+    rules: frozenset[str]  # of nftables, without tables and chains: those of the reference plugins stay, empty
+
+    def beyond(self, before: "Traces", living: Collection[str]) -> set[str]:
+        """Return what there was not `before`, but for the mounts of these pods, by their uids."""
+        mounts = {path for path in self.mounts - before.mounts
+                  if not (match := _OF_A_POD.match(path)) or match[1] not in living}  # fmt: skip
+        return {*(self.files - before.files), *mounts, *(self.rules - before.rules)}
+
+
+def traces(node: Node) -> Traces:
+    """Look once."""
+    root = node.path("/")
+    files = {f"/{path.relative_to(root)}" for folder in FOLDERS for path in node.path(folder).rglob("*")
+             if path.is_symlink() or not path.is_dir()}  # fmt: skip
+    mounts = {line.split()[4] for line in node.path("/proc/1/mountinfo").read_text().splitlines()}
+    rules = [line.strip() for line in node.exec(["nft", "-s", "list", "ruleset"]).stdout.splitlines()]
+    return Traces(
+        frozenset(path for path in files if not _OTHERS.fullmatch(path)),
+        frozenset(path for path in mounts if not path.startswith(_OF_RUNTIMES)),
+        frozenset(rule for rule in rules if not re.fullmatch(r"(table|chain|type) .*|\}|", rule)),
+    )
 
 
 def _processes(node: Node) -> Iterator[str]:

@@ -34,7 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m image", description="Make the OCI image of hotnic.")
     parser.add_argument("--no-cache", action="store_true", help="fetch and make everything anew")
     parser.add_argument("--output", type=Path, default=Path("dist"), metavar="FOLDER")
-    parser.add_argument("--tag", default="hotnic:latest", help="what a runtime that imports it calls it")
+    parser.add_argument("--tag", default=f"hotnic:{parts.version()}", help="what a runtime that imports it calls it")
     verbs = parser.add_subparsers(dest="verb")
     verbs.add_parser("lock", help="renew debian.lock")
     verbs.add_parser("root", help="write the files").add_argument("folder", type=Path)
@@ -127,7 +127,8 @@ def _revision() -> str:
 
 def _git(*arguments: str) -> str:
     """Return what git says of this tree; nothing where it is none, or is part of somebody else's."""
-    done = subprocess.run(["git", *arguments], cwd=wheels.ROOT, capture_output=True, text=True, check=False)
+    command = ["git", "-c", "safe.directory=*", *arguments]  # whoever the checkout is of
+    done = subprocess.run(command, cwd=wheels.ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if not done.returncode and (wheels.ROOT / ".git").exists() else ""
 
 

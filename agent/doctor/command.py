@@ -33,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line. Where an agent serves, what it was started with counts as far as nothing else is said."""
+    """Read the command line. Where an agent serves that has the same mounts, its options count where none is given."""
     of_agent = door.arguments(parser.parse_args(argv).run_dir)
     return parser.parse_args(argv, parser.parse_known_args(of_agent)[0])
 

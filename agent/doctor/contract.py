@@ -80,6 +80,7 @@ class Door:
     version: str = ""
     waiting_for: tuple[str, ...] = ()
     problem: str = ""
+    is_apart: bool = False  # its paths are not ours, so its options are not taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,9 @@ def _of_door(one: Door, own: str) -> Iterator[Finding]:
         )
     else:
         yield ok(topic, f"{one.version} answers at {one.path}")
+    if one.is_apart:
+        todo = "name by options what is not where it usually is, or run this in the agent's container"
+        yield warn(topic, "the agent has mounts of its own, so its options are not taken for this look", todo)
     for what in one.waiting_for:
         yield fail(topic, f"it waits for {what}", "mend that; the agent goes on by itself")
 

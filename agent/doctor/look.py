@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from agent import cri, delegate, formats, install, installer, netns, policy
 from agent.audit import command as audit
@@ -35,6 +36,7 @@ _SOCKETS = (
 )
 _NEIGHBOUR = re.compile(r"multus|dynamic-networks|virt-handler|virt-launcher")
 _LARGEST = 1 << 20  # bytes of a configuration
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,17 @@ class Places:
 
     def on_node(self, path: Path | str) -> Path:
         return Path(self.view.place(str(path)))
+
+    def of_node(self, path: Path) -> Path:
+        """Return what the node calls a path of ours; one that is not below its root is the same there."""
+        return Path("/", path.relative_to(self.root)) if self.root and path.is_relative_to(self.root) else path
+
+    def inside(self, action: Callable[[], T]) -> T:
+        """Return what `action` returns with the node's root as its own, so that links lead to where they lead there.
+
+        Raises OSError where the root is not to be had, and what `action` raises.
+        """
+        return action() if self.root is None else delegate.below(self.root, action)
 
 
 def look(places: Places, own_version: str) -> Seen:
@@ -86,34 +99,40 @@ def look(places: Places, own_version: str) -> Seen:
 
 
 def _directory(path: Path, places: Places) -> Directory:
-    folder = places.on_node(path)
     try:
-        files = frozenset(one.name for one in folder.iterdir() if os.access(one, os.X_OK) and one.is_file())
+        return Directory(str(path), files=places.inside(lambda: _executables(path)))
     except OSError as problem:
         return Directory(str(path), f"cannot be read: {problem.strerror}")
-    return Directory(str(path), files=files)
 
 
-def _configurations(folder: Path, places: Places) -> Iterator[Configuration]:
+def _executables(folder: Path) -> frozenset[str]:
+    return frozenset(one.name for one in folder.iterdir() if os.access(one, os.X_OK) and one.is_file())
+
+
+def _configurations(folder: Path, places: Places) -> tuple[Configuration, ...]:
     try:
-        names = sorted(one for one in os.listdir(places.on_node(folder)) if Path(one).suffix in chain.SUFFIXES)
+        return places.inside(lambda: tuple(_read(folder)))
     except OSError:
-        return  # which the directory itself tells
-    for name in names:
+        return ()  # which the directory itself tells
+
+
+def _read(folder: Path) -> Iterator[Configuration]:
+    """Raises OSError where the folder cannot be read."""
+    for name in sorted(one for one in os.listdir(folder) if Path(one).suffix in chain.SUFFIXES):
         try:
-            with places.on_node(folder / name).open("rb") as file:
+            with (folder / name).open("rb") as file:
                 yield Configuration(str(folder / name), file.read(_LARGEST).decode())
         except (OSError, UnicodeDecodeError) as problem:
             yield Configuration(str(folder / name), "", str(problem))
 
 
 def _executable(places: Places) -> Executable:
-    folder = next((one for one in places.bin_dirs if os.path.lexists(places.on_node(one / install.EXECUTABLE))), None)
+    folder = _folder_of_executable(places)
     if folder is None:
         return Executable()
     path = folder / install.EXECUTABLE
     try:
-        brought, there = installer.found(places.brought), installer.found(places.on_node(path))
+        brought, there = installer.found(places.brought), places.inside(lambda: installer.found(path))
     except OSError as problem:
         return Executable(str(path), problem=str(problem))
     decision = install.decide(brought, there) if brought else None
@@ -124,7 +143,17 @@ def _executable(places: Places) -> Executable:
         versions = _versions(execute)
     except errors.CNIError as problem:
         return Executable(str(path), decision, problem=str(problem))
-    return Executable(str(path), decision, versions, status=_status(execute, places.run_dir))
+    return Executable(str(path), decision, versions, status=_status(execute, places.of_node(places.run_dir)))
+
+
+def _folder_of_executable(places: Places) -> Path | None:
+    def first() -> Path | None:
+        return next((one for one in places.bin_dirs if os.path.lexists(one / install.EXECUTABLE)), None)
+
+    try:
+        return places.inside(first)
+    except OSError:
+        return None
 
 
 def _versions(execute: delegate.Executor) -> tuple[str, ...]:

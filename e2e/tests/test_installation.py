@@ -18,6 +18,7 @@ from e2e import audit, installed, networks, rights, services
 from e2e.auditor.auditor import Auditor
 from e2e.auditor.finding import LACK
 from e2e.installed import Installed
+from e2e.pods import Api, Pod
 from e2e.process import Process
 from e2e.product import BIN, NAMESPACE, REPOSITORY, Product
 
@@ -28,12 +29,16 @@ WISH = "blue@x1,ref@x2,over@x3,tap@x4"
 KINDS = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
 
 
+def script(mode: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [REPOSITORY / "manifests/uninstall.sh", mode], capture_output=True, text=True, check=False,
+        env={**os.environ, "TIMEOUT": "3m"},
+    )  # fmt: skip
+
+
 def uninstall(product: Product | Installed, node, mode: str) -> None:
     if isinstance(product, Installed):
-        done = subprocess.run(
-            [REPOSITORY / "manifests/uninstall.sh", mode], capture_output=True, text=True, check=False,
-            env={**os.environ, "TIMEOUT": "3m"},
-        )  # fmt: skip
+        done = script(mode)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{product.describe()}"
         kubectl = product.cluster.kubectl
         assert kubectl("get", "namespace", NAMESPACE, "--ignore-not-found") == ""
@@ -58,6 +63,36 @@ def uninstall(product: Product | Installed, node, mode: str) -> None:
 def command(mode: str) -> tuple[str, ...]:
     """Return what takes hotnic off a node, with the agent's rights."""
     return rights.of("agent").command((str(BIN / "hotnic-agent"), "uninstall", mode))
+
+
+def wait_untouched(node, api: Api, before: audit.Traces) -> None:
+    """Wait until the node is as before hotnic; the kubelet takes a pod's mounts away once that has gone."""
+    ends = time.monotonic() + 60
+    while True:
+        living = {one["metadata"]["uid"] for one in api.call("list_pod_for_all_namespaces")["items"]}
+        if not (left := audit.traces(node).beyond(before, living)):
+            return
+        assert time.monotonic() < ends, f"left on the node: {sorted(left)}"
+        time.sleep(0.5)
+
+
+def refused(product: Installed, node, pod: Pod) -> None:
+    """With something in the way on the node nothing is changed at all: neither is the pod's interface taken."""
+    chain = node.path("/etc/cni/net.d/99-chain.conflist")
+    chain.symlink_to("/etc/cni/chain.conflist")  # as seen from the node, and nowhere else
+    target = node.path("/etc/cni/chain.conflist")
+    target.write_text('{"cniVersion": "1.0.0", "name": "chain", "plugins": [{"type": "hotnic", "device": "networks"}]}')
+    before = product.cluster.kubectl("get", "daemonset", "hotnic", "-n", NAMESPACE, "-o", "jsonpath={.spec}")
+    try:
+        done = script("--detach")
+    finally:
+        chain.unlink()
+        target.unlink()
+    assert done.returncode == 1, f"{done.stdout}{done.stderr}"
+    assert "/etc/cni/net.d/99-chain.conflist names hotnic" in done.stdout
+    assert f"nothing was changed; first see to: {node.name}" in done.stderr
+    assert product.cluster.kubectl("get", "daemonset", "hotnic", "-n", NAMESPACE, "-o", "jsonpath={.spec}") == before
+    assert set(INTERFACES) < set(pod.interfaces())
 
 
 def links(node) -> set[str]:
@@ -109,7 +144,7 @@ def test_every_command_of_the_install_chapter_does_what_it_says(ns, node, produc
 
 
 @pytest.mark.usefixtures("back")
-def test_detached_nothing_is_left_of_it_and_kept_nothing_but_the_interfaces(ns, node, api, product):
+def test_detached_nothing_is_left_of_it_and_kept_nothing_but_the_interfaces(ns, node, api, product, untouched):
     ns.network("blue", networks.native("br-blue", ingressRate=8_000_000, ingressBurst=80_000))
     ns.network("ref", networks.reference_bridge("br-ref", "10.82.0.0/24", name="ref82", macspoofchk=True))
     ns.network("over", networks.device("overlay", vni=82))
@@ -119,6 +154,8 @@ def test_detached_nothing_is_left_of_it_and_kept_nothing_but_the_interfaces(ns, 
     pod.plug(WISH)
     pod.wait_ready(*INTERFACES)
     assert "cni-br-iface" in rules(node)  # of macspoofchk
+    if isinstance(product, Installed):
+        refused(product, node, pod)
 
     uninstall(product, node, "--detach")
     assert audit.installation(node) == set()
@@ -127,6 +164,7 @@ def test_detached_nothing_is_left_of_it_and_kept_nothing_but_the_interfaces(ns, 
     assert links(node) - before <= {"br-blue", "br-ref"}  # networks name them: they stay, as those of other plugins do
     assert (audit.addresses(node, "ref82"), "cni-br-iface" in rules(node)) == (set(), False)
     Auditor(node, api, lambda finding: finding.kind == LACK).wait_quiet()
+    wait_untouched(node, api, untouched)
 
     product.install()
     product.start()

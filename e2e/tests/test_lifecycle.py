@@ -47,6 +47,7 @@ def test_an_edit_while_the_pod_is_being_created_is_not_lost(ns):
         time.sleep(0.15 * number)
         pod.plug("red@x1")
         pod.wait_ready("x1")
+        pod.wait_running()  # the interface is there before the container is
         assert set(pod.interfaces()) == {"eth0", "x1"}
 
 

@@ -24,13 +24,13 @@ MARK = "later"  # the key that its step adds, and the last bytes of its executab
 _PARTS = ("agent", "controller", "cni", "image", "bin", "pyproject.toml", "requirements.lock", "LICENSE")
 _MADE_AT = "1767225600"  # seconds since 1970
 _STEP = f"{FORMAT - 1}: dict.fromkeys((RECORDS, DESIRED), lambda one: {{**one, {MARK!r}: True}})"
-_OWN_NUMBER = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+OWN_NUMBER = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 _CHANGES = {
     "agent/formats.py": (
         (f"OLDEST, CURRENT = {formats.OLDEST}, {formats.CURRENT}", f"OLDEST, CURRENT = {formats.OLDEST}, {FORMAT}"),
         ("MappingProxyType(\n    {1: {", f"MappingProxyType(\n    {{{_STEP}, 1: {{"),
     ),
-    "pyproject.toml": ((f'\nversion = "{_OWN_NUMBER}"', f'\nversion = "{NUMBER}"'),),
+    "pyproject.toml": ((f'\nversion = "{OWN_NUMBER}"', f'\nversion = "{NUMBER}"'),),
 }
 
 

@@ -21,7 +21,7 @@ from e2e.upgrade.churn import Call, Frames, Going, Runtime, Users
 pytestmark = pytest.mark.lane
 
 STATE, EXECUTABLE = "/var/lib/hotnic", "/opt/cni/bin/hotnic"
-THIS = "hotnic:latest"
+THIS = f"hotnic:{later.OWN_NUMBER}"
 ROLLOUT_S = 180.0
 
 
@@ -65,6 +65,8 @@ class Site:
         said = self.product.cluster.kubectl("logs", "-n", NAMESPACE, name, "-c", "agent", "--previous")
         assert f"{STATE} says version '{later.FORMAT}'" in said
         assert f"reads {formats.OLDEST} to {formats.CURRENT}" in said
+        message = self._agent()["lastState"]["terminated"]["message"]
+        assert f"{STATE} says version '{later.FORMAT}'" in message  # as `kubectl describe pod` has it
         assert self.files() == left
         assert self.node.path(EXECUTABLE).read_bytes().endswith(later.MARK.encode())
         self._set("agent", later.NAME)

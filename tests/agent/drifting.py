@@ -200,7 +200,7 @@ class Node:
             inspector, self.watch,
         )  # fmt: skip
         self.upkeep = Upkeep(self.journal, native, inspector, locks)
-        self.engine.drift.runtimes = self.upkeep.look
+        self.engine.drift.runtimes, self.upkeep.found = self.upkeep.look, self.engine.drift.found
         self.native, self.attachments = native, attachments
 
     def start(self) -> None:

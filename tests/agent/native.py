@@ -56,6 +56,9 @@ class Notes(dict):
     def made(self, key, ifindex):
         pass
 
+    def records(self):
+        return ()
+
 
 KERNELS: list[Kernel] = []  # of the test that runs (fixture `kernel`)
 

@@ -123,6 +123,10 @@ TROUBLE = {
     "another agent": (
         {"door": Door("/run/hotnic/agent.sock", "0.1.0")}, "agent", "warn", "0.1.0 runs, and this is 0.2.0", "update",
     ),
+    "the agent is in a container and the doctor is not": (
+        {"door": Door("/run/hotnic/agent.sock", "0.2.0", is_apart=True)},
+        "agent", "warn", "its options are not taken", "name by options what is not where it usually is",
+    ),
     "an agent that waits": (
         {"door": Door("/run/hotnic/agent.sock", "0.2.0", ("container runtime: away",))},
         "agent", "fail", "container runtime: away", "by itself",

@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ def test_a_node_that_has_all_is_said_to_and_a_look_changes_no_file_and_no_link(s
     assert [one[0] for one in found["policy"]] == ["ok"]
     # the executable itself looks for the agent's other socket, which nobody serves here
     assert found["CNI executable"][1][0] == "fail"
-    assert "is told" in found["CNI executable"][1][1]
+    assert "cannot connect to /run/hotnic/cni.sock" in found["CNI executable"][1][1]
 
 
 def test_each_thing_that_is_broken_is_named(site, service, agent):
@@ -271,6 +272,59 @@ def test_places_are_those_of_the_agent_that_serves_unless_others_are_named(site,
     assert found.cni_bin_dir == [Path("/opt/cni/bin")]
     assert found.policy == site.root / "etc/hotnic/policy.yaml"
     assert command.parse(parser, ["--run-dir", "/nowhere"]).state_dir == Path("/var/lib/hotnic")
+
+
+APART = """
+import sys
+from pathlib import Path
+from agent import grpc_server
+from agent.outcomes import Outcomes
+server = grpc_server.serve(grpc_server.Servicer(None, Outcomes(), print, tuple, "1"), Path(sys.argv[1]))
+print("serves", flush=True)
+sys.stdin.read()
+server.stop(0).wait()
+"""
+
+
+def test_an_agent_with_mounts_of_its_own_says_nothing_of_where_things_are_for_us(site, service):
+    """As beside a containerised agent: what is below /host for it is not there."""
+    run_dir = site.root / "run/hotnic"
+    container = ["unshare", "--mount", sys.executable, "-c", APART, run_dir, "--host-root=/host", "--policy=/nowhere"]
+    with subprocess.Popen(container, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        try:
+            assert running.stdout.readline() == b"serves\n"
+            parser = agent_main.argparse.ArgumentParser()
+            agent_main._add_places(parser)
+            command.add_options(parser)
+            found = command.parse(parser, ["--run-dir", str(run_dir)])
+            assert (found.host_root, found.policy) == (None, None)
+            _, told = site.doctor()
+            assert ("warn", "the agent has mounts of its own, so its options are not taken for this look") in [
+                (status, what) for status, what, _ in told["agent"]
+            ]
+        finally:
+            running.communicate()
+
+
+def test_links_lead_to_where_they_lead_on_the_node(site, service, agent):
+    """k3s has links to absolute paths for plugins; a link whose target is in the container alone leads nowhere."""
+    (site.root / "data").mkdir()
+    site.executable.with_name("bridge").write_bytes(b"#!/bin/sh\n")
+    site.executable.with_name("bridge").chmod(0o755)
+    (site.root / "opt/cni/bin").rename(site.root / "data/bin")
+    (site.root / "opt/cni/bin").symlink_to("/data/bin")
+    (site.root / "data/bin/portmap").symlink_to("/data/bin/bridge")
+    (site.root / "data/bin/host-local").symlink_to(sys.executable)
+    (site.root / "etc/cni/net.d/10-lane.conflist").rename(site.root / "data/lane")
+    (site.root / "etc/cni/net.d/10-lane.conflist").symlink_to("/data/lane")
+    plugins = [{"type": one} for one in ("bridge", "portmap", "hotnic", "host-local")]
+    (site.root / "data/lane").write_text(json.dumps({"name": "lane", "plugins": plugins}))
+    _, found = site.doctor()
+    assert found["directory of plugins"] == [("ok", "/opt/cni/bin is there", "")]
+    assert found["CNI executable"][0] == ("ok", "/opt/cni/bin/hotnic answers VERSION, and is of this version", "")
+    assert [what for status, what, _ in found["CNI chain"] if status == "fail"] == [
+        "/etc/cni/net.d/10-lane.conflist names plugins that are not there: host-local"
+    ]
 
 
 def test_what_is_not_ours_is_not_executed(site, service, agent, monkeypatch):

@@ -49,6 +49,9 @@ def record(container="s1", ifname="net1", index=5, phase=Phase.ATTACHED, origin=
         ({"device": "host-device", "hwaddr": "02:00:00:00:00:01"}, {ANY}),
         ({"type": "macvlan", "master": "m1"}, {"m1"}),
         ({"type": "ipvlan"}, {ADDRESS}),
+        ({"type": "other", "bridge": "/run/other/other.sock"}, set()),
+        ({"device": "macvlan", "master": "net1"}, {"net1"}),
+        ({"device": "veth", "hostInterface": "net1"}, {"net1"}),
         ({"type": "host-device", "device": "d1"}, {"d1"}),
         ({"device": "nonesuch"}, set()),
         ({"device": "bridge", "mtu": "wrong"}, set()),
@@ -65,15 +68,17 @@ def test_a_network_that_many_wait_for_is_read_once(monkeypatch):
     reads = []
     parse = network.parse
     monkeypatch.setattr("agent.needs.network.parse", lambda *args: (reads.append(args), parse(*args))[1])
-    needed.cache_clear()
     text = json.dumps({"cniVersion": "1.1.0", "name": "n", "type": "macvlan", "master": "m7"})
     assert [needed(text, "n") for _ in range(50)] == [{"m7"}] * 50
     assert len(reads) == 1
+    large = json.dumps({"cniVersion": "1.1.0", "name": "n", "type": "macvlan", "master": "m7", "of": "x" * (64 << 10)})
+    assert [needed(large, "n") for _ in range(3)] == [{"m7"}] * 3
+    assert len(reads) == 4, "what is so large is not kept"
 
 
 def test_a_chain_needs_what_each_of_its_plugins_needs_and_what_its_result_names():
     plugins = [{"type": "bridge", "bridge": "br-x"}, {"type": "hotnic", "device": "macvlan", "master": "m0"}]
-    interfaces = [{"name": "vethabc"}, {"name": "net1", "sandbox": "/run/netns/s1"}]
+    interfaces = [{"name": "vethabc"}, {"name": "/run/other.sock"}, {"name": "net1", "sandbox": "/run/netns/s1"}]
     document = json.dumps({"cniVersion": "1.0.0", "name": "n", "plugins": plugins})
     one = replace(record(), config=document, result={"cniVersion": "1.0.0", "interfaces": interfaces})
     assert needs(one) == {"br-x", "m0", "vethabc"}
@@ -290,6 +295,46 @@ def test_while_a_pass_runs_and_just_after_it_its_pod_is_looked_at_later_and_once
     assert one.looked == [("uid-s1", {"net1"}, set())], "nobody else was at work"
 
 
+def test_what_is_heard_in_a_pod_whose_passes_never_end_is_looked_at_all_the_same(hearing, monkeypatch):
+    monkeypatch.setattr(drift, "MOST_LATER_S", 0.5)
+    monkeypatch.setattr(drift, "LATER_S", 1000.0)
+    monkeypatch.setattr(drift, "OWN_S", 1000.0)
+    one = hearing(record())
+    with one.drift.passing(PodUID("uid-s1")):
+        one.watch.say(Event(one.watch.numbers["s1"], What.LINK, 5, "net1"))
+        one.settle()
+        end = time.monotonic() + WAIT_S
+        while not one.looked:
+            assert time.monotonic() < end
+            one.watch.wake()
+            time.sleep(0.05)
+    assert one.looked == [("uid-s1", {"net1"}, set())]
+
+
+def test_what_is_forgotten_before_its_look_is_not_kept(hearing, monkeypatch):
+    monkeypatch.setattr(drift, "OWN_S", 0.5)
+    one = hearing(gone := record(), record("s2"))
+    with one.drift.passing(PodUID("uid-s1")):
+        one.watch.say(Event(one.watch.numbers["s1"], What.LINK, 5, "net1"))
+        one.settle()
+        one.journal.remove(gone)
+        one.settle()
+    one.wait(lambda: not one.drift._later)
+    one.settle()
+    assert one.looked == []
+    assert one.suspects._of == {}
+
+
+def test_what_nobody_can_make_sense_of_costs_a_look_at_everything_and_no_hearing(hearing):
+    one = hearing(record(), record("s2", bridge="br2"))
+    one.switches.changed([5])
+    one.wait(lambda: len(one.looked) == 2)
+    one.looked.clear()
+    one.watch.say(Event(NODE, What.LINK, 3, "br2"))
+    one.settle()
+    assert one.looked == [("uid-s2", {"net1"}, {"net1"})]
+
+
 def test_a_runtimes_attachments_are_somebody_elses_to_look_at(hearing):
     one = hearing(record(), record("s2", origin=Origin.RUNTIME))
     one.watch.say(Event(NODE, What.LINK, 3, "br0", gone=True))
@@ -382,6 +427,9 @@ def test_events_that_mean_nothing_wrong_again_and_again_wait_but_for_a_link_that
     one.watch.say(Event(one.watch.numbers["s2"], What.ROUTE, 5, gone=True))
     one.settle()
     assert one.looked[AT_ONCE:] == [("uid-s2", {"net1"}, {"net1"})], "another pod's are its own"
+    one.watch.say(Event(one.watch.numbers["s1"], What.LINK, 5, "net1", gone=True, renamed=True))
+    one.settle()
+    assert len(one.looked) == AT_ONCE + 1, "a pod may give its links names, on and on"
     one.watch.say(Event(one.watch.numbers["s1"], What.LINK, 5, "net1", gone=True))
     one.settle()
     assert one.looked[AT_ONCE + 1 :] == [("uid-s1", {"net1"}, {"net1"})]
@@ -414,5 +462,8 @@ def test_looks_in_vain_wait_ever_longer_until_one_finds_something_or_it_has_been
     assert suspected.not_before(other, now) == now + FIRST_S
     suspected.found(other, now, is_wrong=True)
     assert suspected.not_before(other, now) == now
+    suspected.add(PodUID("a"), [key, other], heard=True, by_others=True)
+    suspected.add(PodUID("b"), [key])
     suspected.keep({other})
+    assert (suspected.take(PodUID("a")).heard, suspected._of) == ({other}, {})
     assert suspected.not_before(key, now + QUIET_S) == now + QUIET_S

@@ -199,15 +199,71 @@ def test_each_damage_is_found_by_its_event_and_not_by_a_look_now_and_then(node, 
     assert FOREIGN in pod.addresses("net9")
 
 
-def test_a_host_end_that_was_moved_renamed_and_given_another_mac_comes_back(node, pod, second_pod_netns):
+@pytest.mark.parametrize("change", [("name", "theirs"), ("address", "02:00:00:00:00:97")])
+def test_a_host_end_that_was_moved_and_renamed_or_given_another_mac_comes_back(node, pod, second_pod_netns, change):
+    ip("link", "add", "theirs", "type", "bridge")
     pod.attach("net1", **bridge(pod))
     pod.settled()
     host, before = pod.host("net1"), link(pod.host("net1"))["address"]
-    ip("link", "set", host, "netns", second_pod_netns)
-    ip("link", "set", host, "name", "theirs", "address", "02:00:00:00:00:97", netns=second_pod_netns)
-    until(lambda: (link(host) or {}).get("address") == before and link(host).get("master") == "br0")
+    with node.locks.held([pod.sandbox.id]):  # nobody mends it half-way
+        ip("link", "set", host, "netns", second_pod_netns)
+        ip("link", "set", host, *change, netns=second_pod_netns)
+    until(lambda: (link(host) or {}).get("address") == before and link(host).get("master") == "br0", pod.told("net1"))
     until(lambda: "UP" in link(host)["flags"])
-    assert link("theirs", second_pod_netns) is None
+    assert not [one for one in ("theirs", host) if link(one, second_pod_netns)]
+    assert link("theirs")["linkinfo"]["info_kind"] == "bridge"
+
+
+@pytest.mark.parametrize("where", ["here", "moved"])
+def test_an_end_that_has_neither_the_name_nor_the_mac_of_ours_is_told_and_not_touched(
+    node, pod, second_pod_netns, where
+):
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    host, place = pod.host("net1"), second_pod_netns if where == "moved" else ""
+    with node.locks.held([pod.sandbox.id]):
+        if place:
+            ip("link", "set", host, "netns", place)
+        for change in ("down",), ("name", "theirs"), ("address", "02:00:00:00:00:97"):
+            ip("link", "set", host if change[0] != "address" else "theirs", *change, netns=place)
+    pod.drifted("net1", "delete net1 in the pod")
+    assert link("theirs", place)["address"] == "02:00:00:00:00:97"
+    in_pod(pod, "link", "del", "net1")
+    until(lambda: (link(host) or {}).get("master") == "br0")
+
+
+def test_a_pair_that_bears_the_index_which_ours_has_had_is_not_touched(node, pod):
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    host, index = pod.host("net1"), str(pod.link("net1")["ifindex"])
+    with node.locks.held([pod.sandbox.id]), subprocess.Popen(["sleep", "60"]) as here:
+        in_pod(pod, "link", "del", "net1")
+        in_pod(pod, "link", "add", "net1", "index", index, "type", "veth", "peer", "name", "cali123")
+        in_pod(pod, "link", "set", "cali123", "netns", str(here.pid))
+        here.kill()
+    pod.drifted("net1", "cali123", "neither the name nor the MAC")
+    assert link("cali123") is not None
+    assert link(host) is None
+
+
+def test_a_host_end_that_somebody_uses_elsewhere_is_left_there_and_told(node, pod, second_pod_netns):
+    """Another pod's interface, whatever it is called and marked by now; and one with a name of the user's choice."""
+    other = node.pod("b", second_pod_netns)
+    pod.attach("net1", device="veth", hostInterface="cable0")
+    other.attach("net1", device="host-device", hostInterface="cable0")
+    pod.drifted("net1", "cable0 is in another network namespace", "left to them")
+    pod.attach("net2", **bridge(pod))
+    pod.attach("net3", **bridge(pod))
+    with node.locks.held([pod.sandbox.id]):
+        ip("link", "set", pod.host("net2"), "nomaster")
+        other.attach("net2", device="host-device", hostInterface=pod.host("net2"), allowInUse=True)
+        ip("link", "set", "net2", "alias", "", netns=other.netns)
+    pod.drifted("net2", "another's by now")
+    ip("link", "set", pod.host("net3"), "netns", second_pod_netns)
+    pod.repaired("net3")
+    time.sleep(QUIET_S)
+    assert pod.told("net2")[1] == "Drifted"
+    assert all(link(name, second_pod_netns) for name in ("net1", "net2"))
 
 
 def test_a_host_end_that_was_moved_where_it_is_not_taken_from_is_told_with_what_helps(node, pod):
@@ -263,6 +319,8 @@ def test_a_link_that_gets_its_name_back_has_all_that_the_pod_gave_it(node, pod, 
         "addr add fd98::9/64 dev other valid_lft 500 preferred_lft 500\n"
         "route add 10.98.0.0/16 dev other\nroute add 10.99.0.0/16 via 10.98.0.1\n"
         "route add fd97::/64 via fd99::1 dev other metric 77\n"
+        "route add 10.96.0.0/16 nexthop via 10.51.0.2 dev other nexthop via 10.51.0.3 dev other\n"
+        "route add fd96::/64 nexthop via fd99::1 dev other nexthop via fd99::2 dev other\n"
     )
     batch = ["ip", "-n", pod.netns.rpartition("/")[2], "-batch", "-"]
     with node.locks.held([pod.sandbox.id]):  # else it has its name back at once
@@ -271,8 +329,12 @@ def test_a_link_that_gets_its_name_back_has_all_that_the_pod_gave_it(node, pod, 
     pod.repaired("net1")
     until(lambda: {"fd99::9/64", FOREIGN, "fd51::7/64", "10.51.0.7/24"} <= pod.addresses("net1"))
     assert {"10.98.0.0/16", "10.99.0.0/16", "10.61.0.0/16"} <= pod.routes("net1")
-    six = {one["dst"]: one.get("metric") for one in ip("-6", "route", "show", "dev", "net1", netns=pod.netns)}
-    assert six["fd97::/64"] == 77
+    six = {one["dst"]: one for one in ip("-6", "route", "show", netns=pod.netns)}
+    assert six["fd97::/64"]["metric"] == 77
+    ways = [
+        one for one in (*ip("route", "show", netns=pod.netns), *six.values()) if one["dst"][:6] in {"10.96.", "fd96::"}
+    ]
+    assert [{hop["dev"] for hop in one["nexthops"]} for one in ways] == [{"net1"}] * 2
     assert ("fd98::9/64" in pod.addresses("net1")) == (not is_old), "what expires is its router's to give again"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,35 @@ def test_whatever_others_do_to_it_it_comes_back(keeper, directory):
     assert (installer.found(target), keeper.waiting_for()) == (BROUGHT, ())
 
 
+@pytest.mark.parametrize("step", ["found", "_write"])
+def test_what_another_writes_right_after_a_step_of_ours_is_no_longer_there_after_the_next_look(
+    keeper, directory, monkeypatch, step
+):
+    """It is not taken for what was read, or written, a moment before."""
+    target, real = directory / "hotnic", getattr(installer, step)
+    if step == "found":
+        installer.bring(BROUGHT, target)
+
+    def and_then_another(*arguments: object) -> object:
+        seen = real(*arguments)
+        target.write_bytes(OLD)
+        return seen
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(installer, step, and_then_another)
+        keeper.look()
+    assert target.read_bytes() == OLD
+    keeper.look()
+    assert (installer.found(target), keeper.waiting_for()) == (BROUGHT, ())
+
+
+def test_what_is_current_is_read_once(keeper, directory, monkeypatch):
+    for _ in range(2):
+        keeper.look()
+    monkeypatch.setattr(installer, "found", lambda _: pytest.fail("it is read every few seconds"))
+    keeper.look()
+
+
 def test_a_foreign_file_is_told_until_it_is_gone(keeper, directory):
     target = directory / "hotnic"
     target.write_bytes(b"theirs")
@@ -271,6 +301,77 @@ def test_a_directory_that_was_removed_under_its_mount_is_told_to_be_lost(tmp_pat
         assert keeper.lost() == ("CNI directory /opt/cni/bin was removed, and is seen again by a new container only",)
     finally:
         os.close(descriptor)
+
+
+class Mounted:
+    """A node's root, and its CNI directory as a mount in the container has it: the one that was there at the start."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "source").write_bytes(NEW)
+        self.root, self.directory = folder / "host", folder / "host/opt/cni/bin"
+        (folder / "host/var/lib/bin").mkdir(parents=True)
+        self.directory.parent.mkdir(parents=True)
+
+    def lost_after(self, deed: Callable[[], object]) -> bool:
+        descriptor = os.open(self.directory.resolve(), os.O_RDONLY)
+        try:
+            keeper = Keeper(self.root.parent / "source", Path(f"/proc/self/fd/{descriptor}"), "/opt/cni/bin", self.root)
+            assert keeper.lost() == ()
+            deed()
+            return bool(keeper.lost())
+        finally:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Mounted:
+    return Mounted(tmp_path)
+
+
+@pytest.mark.netns
+def test_another_directory_in_the_place_of_the_mounted_one_is_told_to_be_lost(mounted):
+    """Nothing was removed, so that the mounted one has its links still."""
+    mounted.directory.mkdir()
+
+    def swap() -> None:
+        mounted.directory.rename(mounted.directory.with_name("former"))
+        mounted.directory.mkdir()
+
+    assert mounted.lost_after(swap)
+
+
+@pytest.mark.netns
+def test_a_mounted_directory_that_has_another_name_now_is_told_to_be_lost(mounted):
+    """Runtimes make the directory for a container that starts anew."""
+    mounted.directory.mkdir()
+    assert mounted.lost_after(lambda: mounted.directory.rename(mounted.directory.with_name("former")))
+
+
+@pytest.mark.netns
+def test_a_link_that_leads_to_another_directory_now_is_told_to_be_lost(mounted):
+    """Its target is absolute: on the node, which is not the container."""
+    other = mounted.root / "var/lib/other"
+    other.mkdir()
+    mounted.directory.symlink_to("/var/lib/bin")
+    actual, seen = mounted.root / "var/lib/bin", mounted.directory
+    mounted.directory = actual
+    assert not mounted.lost_after(lambda: None)
+
+    def swap() -> None:
+        seen.unlink()
+        seen.symlink_to("/var/lib/other")
+
+    assert mounted.lost_after(swap)
+
+
+@pytest.mark.netns
+def test_a_directory_that_is_not_seen_or_is_another_from_the_start_is_not_told_to_be_lost(mounted):
+    """A container that starts anew would see the same."""
+    mounted.directory.mkdir()
+    assert not mounted.lost_after(lambda: shutil.move(mounted.root, mounted.root.with_name("away")))
+    shutil.move(mounted.root.with_name("away"), mounted.root)
+    elsewhere = mounted.root / "var/lib/bin"
+    assert Keeper(mounted.root.parent / "source", elsewhere, "/opt/cni/bin", mounted.root).lost() == ()
 
 
 def test_it_is_looked_after_until_the_end(keeper, directory, monkeypatch):

@@ -1,6 +1,9 @@
 """What the probes are answered, and what the log says of it."""
 
 import logging
+import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -62,3 +65,16 @@ def test_the_log_says_once_what_is_waited_for_and_once_that_it_is_there(get, rea
 def test_others_than_loopback_are_refused():
     with pytest.raises(ValueError, match="loopback addresses only"):
         metrics.serve("0.0.0.0:0", tuple, tuple)
+
+
+@pytest.mark.netns
+def test_an_address_that_somebody_has_ends_the_start_with_one_line_and_nothing_is_served(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        places = [f"--run-dir={tmp_path}/run", f"--state-dir={tmp_path}/state", "--cri="]
+        command = [sys.executable, "-m", "agent", *places, f"--metrics-address={address}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1:] == [f"hotnic-agent: --metrics-address {address}: Address already in use"]
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []

@@ -1,5 +1,6 @@
 """What Open vSwitch's database tells of its ports, from a database that says what a test wants."""
 
+import itertools
 import json
 import socket
 import threading
@@ -8,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from agent import netns, switchwatch
+from agent import jsonstream, netns, switchwatch
 from agent.switchwatch import Switches
 
 WAIT_S = 20
@@ -162,6 +163,7 @@ def test_a_database_that_asks_whether_we_live_is_answered(database, switches):
         {"id": 0, "result": {"Port": {"p1": {"new": {}}}}, "error": None},
         {"id": 0, "result": {"Other": {}}, "error": None},
         {"id": 0, "result": {"Port": 7}, "error": None},
+        {"id": None, "method": "update", "params": [None, tables(Port_p1={**port("hn1"), "name": 5})]},
         b'{"id": 1} ',
         b"[1] ",
         b"\xff\xff",
@@ -180,7 +182,7 @@ def test_what_is_no_answer_of_a_database_ends_the_connection_and_nothing_else(da
 
 
 def test_an_answer_without_an_end_is_not_kept(database, switches, heard, monkeypatch):
-    monkeypatch.setattr(switchwatch, "WAITING_CHARACTERS", 10_000)
+    monkeypatch.setattr(jsonstream, "MESSAGE_BYTES", 10_000)
     switches.follow(frozenset({database.path}))
     database.accept()
     database.is_heard()
@@ -188,6 +190,78 @@ def test_an_answer_without_an_end_is_not_kept(database, switches, heard, monkeyp
         database.say(b'{"x": "' + b"a" * 20_000)
     database.accept(tables(Port_p1=port("hn1"), Port_p2=port("hn2")))
     assert heard.next() == {"hn1", "hn2"}
+
+
+def test_a_message_that_never_ends_is_not_waited_for(database, switches, heard, monkeypatch):
+    monkeypatch.setattr(switchwatch, "MESSAGE_S", 0.2)
+    switches.follow(frozenset({database.path}))
+    database.accept()
+    database.is_heard()
+    database.say(b'{"id": ')
+    database.accept(tables(Port_p1=port("hn1"), Port_p2=port("hn2")))
+    assert heard.next() == {"hn1", "hn2"}
+    time.sleep(0.5)
+    database.update(Port_p1=port("hn1", tag=8))
+    assert heard.next() == {"hn1"}, "who has nothing to say is not late"
+
+
+@pytest.mark.parametrize(("bound", "most"), [("ROWS", 20), ("CHARACTERS", 5000)])
+def test_a_database_that_has_ever_more_is_not_kept(database, switches, heard, monkeypatch, bound, most):
+    monkeypatch.setattr(switchwatch, bound, most)
+    switches.follow(frozenset({database.path}))
+    database.accept()
+    for _ in range(50):
+        database.update(Port_p1=port("hn1"), Port_p2=port("hn2"))
+        database.is_heard()  # the same again is no more
+    with suppress(OSError):
+        for number in range(most):
+            database.update(**{f"Port_x{number}": port(f"x{number}")})
+    database.accept(tables(Port_p1=port("hn1", tag=6)))
+    told = set()
+    while "hn1" not in told:
+        told |= heard.next()
+
+
+def test_who_ends_each_connection_is_asked_ever_more_rarely_and_told_once(database, switches, monkeypatch, caplog):
+    tries, connect = [], switchwatch._Monitor
+    monkeypatch.setattr(switchwatch, "_Monitor", lambda path: (tries.append(time.monotonic()), connect(path))[1])
+    switches.follow(frozenset({database.path}))
+    for _ in range(5):
+        database.accept(first=None)
+        database.hang_up()
+    waits = [later - before for before, later in itertools.pairwise(tries)]
+    assert all(wait >= 0.05 * 2**number for number, wait in enumerate(waits, 1)), waits
+    assert caplog.text.count("is not heard any more") == 1
+
+
+def test_a_path_that_is_none_is_nothing_to_the_others(tmp_path, database, switches, heard, caplog):
+    switches.follow(frozenset({database.path, "/\ud800", "/" + 200 * "x"}))
+    database.accept()
+    database.update(Port_p1=port("hn1", tag=9))
+    assert heard.next() == {"hn1"}
+    assert not caplog.records
+
+
+def test_where_no_thread_can_be_had_it_is_tried_again(database, switches, heard, monkeypatch):
+    with monkeypatch.context() as short:
+        short.setattr(
+            threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread"))
+        )
+        switches.follow(frozenset({database.path}))
+    switches.follow(frozenset({database.path}))
+    database.accept()
+    database.update(Port_p1=port("hn1", tag=9))
+    assert heard.next() == {"hn1"}
+
+
+def test_what_never_ran_can_be_closed(monkeypatch):
+    made = Switches(netns.View())
+    with monkeypatch.context() as short:
+        short.setattr(
+            threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("can't start new thread"))
+        )
+        made.follow(frozenset({"/nowhere"}))
+    made.close()
 
 
 def test_a_database_that_comes_later_is_heard_and_one_that_nobody_needs_is_left(tmp_path, database, switches, heard):

@@ -117,9 +117,11 @@ def test_what_others_still_need_is_in_the_way_and_nothing_is_changed(node, capsy
     node.remember(NATIVE, tmp_path / "ended", "blue-d-net1")
     before = node.files()
     assert node.uninstall("--detach") == node.uninstall("--keep") == 1
+    assert node.uninstall("--detach", "--check") == 1
     told = capsys.readouterr().err.splitlines()
-    assert told[: len(told) // 2] == [
-        "hotnic-agent uninstall: network blue on the node's disk names hotnic: pods could not start; take it out first",
+    assert told[: len(told) // 3] == told[len(told) // 3 * 2 :]
+    assert told[: len(told) // 3] == [
+        f"hotnic-agent uninstall: {node.conf}/05-ours.conflist names hotnic: pods could not start; take it out first",
         "hotnic-agent uninstall: net1 of pod shop/web was attached by a runtime, which calls hotnic when it ends:"
         " recreate the pod first",
     ]
@@ -128,22 +130,65 @@ def test_what_others_still_need_is_in_the_way_and_nothing_is_changed(node, capsy
     assert not (node.bin / "hotnic").exists()
 
 
-def test_while_an_agent_runs_nothing_is_changed(node, capsys, monkeypatch):
+def test_while_an_agent_runs_nothing_is_changed_but_it_says_what_would_be_in_the_way(node, capsys, monkeypatch):
     monkeypatch.setattr(uninstaller, "PATIENCE_S", 0.01)
-    journal, before = node.journal(), node.files()
+    journal, before = node.journal(RECORD), node.files()
     try:
         assert node.uninstall("--detach") == 1
         assert "in use by another agent: end it first" in capsys.readouterr().err
-        assert node.files() == before
+        assert node.uninstall("--detach", "--check") == 0
+        (node.state / "damaged/x").touch()
+        assert node.uninstall("--detach", "--check") == 1
+        assert f"{node.state}/damaged/x is damaged" in capsys.readouterr().err
+        assert node.files() == before | {"var/lib/hotnic/damaged/x"}
     finally:
         journal.close()
+
+
+def test_every_file_that_names_it_is_in_the_way_whatever_its_network_and_whoever_can_read_it(node, capsys):
+    second = json.dumps({"cniVersion": "1.1.0", "name": "pods", "type": "hotnic", "device": "veth"})
+    (node.conf / "20-second.conf").write_text(second)  # of a name that another file has
+    (node.conf / "30-odd.conflist").write_text('{"plugins": [{"type": "hotnic"}, ')
+    (node.conf / "40-odd.conflist").write_text("{")
+    (node.conf / "50-gone.conf").symlink_to(node.conf / "nowhere")
+    before = node.files()
+    assert node.uninstall("--keep") == 1
+    told = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix(f"hotnic-agent uninstall: {node.conf}/").partition(":")[0] for line in told] == [
+        "20-second.conf names hotnic",
+        "30-odd.conflist names hotnic",
+        "50-gone.conf cannot be read, and may be of a pod or a network that needs hotnic",
+    ]
+    assert node.files() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another root directory")
+def test_links_among_the_networks_lead_to_where_they_lead_on_the_node(node, capsys):
+    (node.root / "etc/theirs.conflist").write_text(NATIVE)
+    (node.conf / "05-ours.conflist").symlink_to("/etc/theirs.conflist")
+    inside = [f"--host-root={node.root}", "--cni-conf-dir=/etc/cni/net.d", "--cni-bin-dir=/opt/cni/bin"]
+    assert agent._uninstall([*node.arguments("--keep", "--check"), *inside]) == 1
+    assert "uninstall: /etc/cni/net.d/05-ours.conflist names hotnic" in capsys.readouterr().err
+
+
+def test_a_directory_of_another_kind_keeps_what_is_not_hotnics(node, capsys):
+    """As with `--run-dir=/run`."""
+    (node.run / "theirs").mkdir()
+    (node.run / "theirs/file").touch()
+    (node.state / "notes").touch()
+    (node.state / "underlay.json.7.tmp").touch()  # of an agent that was killed
+    assert node.uninstall("--detach") == 0
+    assert node.files() == THEIRS | {"run/hotnic/theirs/file", "var/lib/hotnic/notes"}
+    said = capsys.readouterr().out
+    assert f"{node.run} stays: theirs in it is not hotnic's" in said
+    assert f"{node.state} stays: notes in it is not hotnic's" in said
 
 
 def test_what_cannot_be_read_is_no_reason_to_go_on(node, capsys):
     (node.cache / "half").write_text("{")
     before = node.files()
     assert node.uninstall("--detach") == 1
-    assert f"{node.cache / 'half'} of a runtime cannot be read" in capsys.readouterr().err
+    assert f"{node.cache / 'half'} cannot be read" in capsys.readouterr().err
     assert node.files() == before
 
 
@@ -166,10 +211,14 @@ def test_a_newer_agents_state_is_left_to_it(node, capsys):
             ["net1 of pod shop/web is in a virtual machine"],
         ),
         (Seen(records=(replace(RECORD, guest={"port": "rp1"}),)), True, []),
-        (Seen(damaged=2), False, ["2 damaged files"]),
-        (Seen(damaged=2), True, []),
+        (
+            Seen(damaged=(Path("/d/1"), Path("/d/2"))),
+            False,
+            ["/d/1 is damaged, and tells of an attachment", "/d/2 is damaged"],
+        ),
+        (Seen(damaged=(Path("/d/1"),)), True, []),
         (Seen(standalone=3), True, ["3 attachments are of callers without Kubernetes"]),
-        (Seen(chains=("blue",)), True, ["network blue"]),
+        (Seen(chains=(Path("/n/1.conf"),)), True, ["/n/1.conf names hotnic"]),
     ],
 )
 def test_what_is_in_the_way(seen, keep, words):
@@ -191,7 +240,7 @@ def test_in_a_pod_it_says_what_is_in_the_way_goes_on_when_that_is_gone_and_stays
     code = "from agent import uninstaller, __main__\nuninstaller.AGAIN_S = 0.1\nimport sys\nsys.exit(__main__.main())"
     with subprocess.Popen([sys.executable, "-c", code, "uninstall", *arguments]) as running:
         try:
-            until(lambda: "network blue on the node's disk names hotnic" in ready(running, address))
+            until(lambda: "05-ours.conflist names hotnic" in ready(running, address))
             (node.conf / "05-ours.conflist").unlink()
             until(lambda: ready(running, address) == "ok\n")
             assert node.files() == THEIRS

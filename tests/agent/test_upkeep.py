@@ -173,6 +173,21 @@ def test_what_a_runtime_attached_is_repaired_on_the_nodes_side_when_it_is_suspec
     assert caplog.text.count("it is no port") == 2
 
 
+def test_a_look_at_what_a_runtime_attached_mends_nothing_else_and_is_told(journal, native, inspector, upkeep):
+    record = begin(journal, "theirs", OVERLAY, origin=Origin.RUNTIME)
+    told = []
+    upkeep.found = lambda key, now, *, is_wrong: told.append((key, is_wrong))
+    upkeep.start()
+    native.wait(1)
+    for number, found in enumerate((Found(), Found(("it is no port",))), 1):
+        inspector.found = found
+        upkeep.look([record])
+        until(lambda number=number: len(told) == number)
+    upkeep.close()
+    assert told == [(record.key, False), (record.key, True)]
+    assert len(native.mended) == 1
+
+
 def test_what_others_undo_again_is_not_repaired_at_once_again(journal, inspector, upkeep):
     record = begin(journal, "theirs", {**OVERLAY, "device": "bridge"}, origin=Origin.RUNTIME)
     upkeep.start()

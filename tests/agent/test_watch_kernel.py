@@ -57,7 +57,7 @@ def test_a_pods_events_come_with_its_number_and_others_do_not_come(heard, pod_ne
         (("link", "set", "net1", "address", "02:00:00:00:00:09"), Event(pod, What.LINK, index, "net1")),
         (("addr", "flush", "dev", "net1"), Event(pod, What.ADDRESS, index, "net1", gone=True)),
         (("link", "set", "net1", "down"), Event(pod, What.LINK, index, "net1")),
-        (("link", "set", "net1", "name", "other"), Event(pod, What.LINK, index, "net1", gone=True)),
+        (("link", "set", "net1", "name", "other"), Event(pod, What.LINK, index, "net1", gone=True, renamed=True)),
         (("link", "del", "other"), Event(pod, What.LINK, index, "other", gone=True)),
     ):
         for path in (pod_netns, second_pod_netns):

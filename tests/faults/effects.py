@@ -189,6 +189,7 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     **_all("agent.watch:Watch.__init__ agent.watch:Watch._listens_to_all", NO_FILES, MEMORY, START),
     **_all("agent.watch:Watch.wait agent.watch:Watch.wake", INTERRUPTED, AWAITS, besides=_EVENTS_TRIED),
+    **_all("agent.watch:Watch.read", BROKEN, "its socket does not block", besides=_EVENTS_TRIED),
     **_all("agent.switchwatch:Switches.__init__", NO_FILES, MEMORY, START),
     **_all(
         "agent.switchwatch:Switches._wait agent.switchwatch:Switches.close agent.switchwatch:Switches.follow",
@@ -203,7 +204,7 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.delegate:_killed", INTERRUPTED, _KILL,
            besides="a plugin at its deadline: tests/agent/test_delegate.py"),
     **_all("agent.descendants:marking", Answer(None), MEMORY, besides="sets a number of this thread: cannot fail"),
-    **_all("agent.delegate:_below agent.delegate:_unshare_root", _os(errno.EPERM), MEMORY,
+    **_all("agent.delegate:below agent.delegate:_unshare_root", _os(errno.EPERM), MEMORY,
            besides="with --host-root only: tests/agent/test_delegate.py, e2e"),
     **_all("agent.descendants:_read", Answer(b""), NODE, HOTPLUG),
     **_all("agent.descendants:_processes agent.descendants:become_subreaper", BROKEN, NODE, START),
@@ -214,14 +215,15 @@ EFFECTS: Mapping[str, Effect] = {
            PLUGINS),
     # files of ours on the node
     **_all(
-        "agent.installer:Keeper.__init__ agent.installer:Keeper.lost agent.installer:_sweep agent.installer:_write"
+        "agent.installer:Keeper.__init__ agent.installer:Keeper.lost agent.installer:Keeper._is_another"
+        " agent.installer:Keeper._named agent.installer:_sweep agent.installer:_write"
         " agent.installer:found agent.installer:run agent.installer:signature",
         FULL, DISK, besides=_INSTALL_TRIED,
     ),
     **_all(
-        "agent.uninstaller:Node.__init__ agent.uninstaller:Node._detach agent.uninstaller:Node._remove"
-        " agent.uninstaller:Node._remove_executable agent.uninstaller:Node.look agent.uninstaller:_remove_file"
-        " agent.uninstaller:_remove_tree agent.uninstaller:_try agent.uninstaller:run",
+        "agent.uninstaller:Node.open agent.uninstaller:Node._detach agent.uninstaller:Node._remove"
+        " agent.uninstaller:Node._remove_executable agent.uninstaller:Node._look agent.uninstaller:_remove_file"
+        " agent.uninstaller:_remove_tree agent.uninstaller:_try agent.uninstaller:run agent.confdir:survey",
         BROKEN, DISK, besides=_UNINSTALL_TRIED,
     ),
     # audits
@@ -243,14 +245,16 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.collect:Collector._may_live agent.collect:Collector._born", BROKEN, DISK, COLLECT),
     **_all(
         "agent.doctor.command:run agent.doctor.kernel:_not_loaded agent.doctor.kernel:_features"
-        " agent.doctor.look:_configurations agent.doctor.look:_directory agent.doctor.look:_executable"
-        " agent.doctor.look:_names agent.doctor.look:_policy_problem agent.doctor.look:_runtime"
+        " agent.doctor.look:_read agent.doctor.look:_executables"
+        " agent.doctor.look:_folder_of_executable agent.doctor.look:_names"
+        " agent.doctor.look:_policy_problem agent.doctor.look:_runtime"
         " agent.doctor.look:_state",
         BROKEN, DISK, besides=_DOCTOR_TRIED,
     ),
     **_all("agent.doctor.door:ask", _Unavailable, Bound("agent.doctor.door:ask", "DEADLINE_S"), besides=_DOCTOR_TRIED),
-    **_all("agent.doctor.door:arguments", NO_FILES, Bound("agent.doctor.door:arguments", "DEADLINE_S"),
+    **_all("agent.doctor.door:_server", NO_FILES, Bound("agent.doctor.door:_server", "DEADLINE_S"),
            besides=_DOCTOR_TRIED),
+    **_all("agent.doctor.door:arguments agent.doctor.door:_has_our_mounts", BROKEN, MEMORY, besides=_DOCTOR_TRIED),
     **_all("agent.cri:Runtime.version agent.cri:Runtime.running agent.cri:Runtime.tag", _runtime_away, _CRI,
            besides=_DOCTOR_TRIED),
     # the container runtime
@@ -268,6 +272,8 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.cni_connection:_deliver", Answer(None), _ANSWER,
            besides="hung_up is right before it, and fails for it"),
     **_all("agent.metrics:serve", BROKEN, Bound("agent.metrics:serve", "CALLER_S"), besides=_SERVER_TRIED),
+    **_all("controller.metrics:_Server.__init__ controller.metrics:_Server.server_bind", BROKEN, MEMORY,
+           besides="tests/controller/test_metrics.py"),
     **_all("controller.metrics:serve", BROKEN, Bound("controller.metrics:serve", "CALLER_S"), besides=_SERVER_TRIED),
     **_all("agent.standalone:main", BROKEN, _EXECUTABLE, besides=_STANDALONE_TRIED),
     # virtual machines

@@ -20,9 +20,10 @@ METHODS = frozenset({
     "rename", "replace", "unlink", "rmdir", "mkdir", "write_text", "write_bytes", "read_text", "read_bytes", "open",
     "iterdir", "glob", "rglob", "stat", "lstat", "exists", "is_dir", "is_file", "is_char_device", "is_symlink",
     "is_socket", "resolve", "readlink", "symlink_to", "hardlink_to", "chmod", "truncate", "write", "writelines",
-    "send", "sendall", "sendmsg", "sendto", "recv", "recv_into", "recvmsg", "recvfrom", "connect", "connect_ex",
-    "accept", "bind", "setsockopt", "getsockopt", "makefile", "poll", "register_at_fork", "urlopen", "read1",
-    "add_insecure_port", "serve_forever", "system", "popen", "execve", "fork", "kill", "terminate", "send_signal",
+    "send", "sendall", "sendmsg", "sendto", "recv", "recv_into", "recvmsg", "recvmsg_into", "recvfrom", "connect",
+    "connect_ex", "accept", "bind", "setsockopt", "getsockopt", "makefile", "poll", "register_at_fork", "urlopen",
+    "read1", "add_insecure_port", "serve_forever", "system", "popen", "execve", "fork", "kill", "terminate",
+    "send_signal",
 })  # fmt: skip
 LIBRARIES = frozenset({"domain", "libvirt"})  # an object of libvirt's, and libvirt
 PARTS = ("self._connection.", "self._libvirt.open", "self._qemu.", "config.load_")  # of a library

@@ -38,3 +38,5 @@ def test_a_fault_anywhere_leaves_nothing_behind_tells_nothing_untrue_and_hangs_n
         print("", f"faults of the story {name!r}:", *report.lines(), sep="\n  ")
     assert report.failures == []
     assert sum(report.happened.values()) * 2 > sum(report.tried.values()) > 0, "few faults are where they were counted"
+    if most is None:
+        assert [one for one in report.tried if not report.happened.get(one)] == [], "never reached"
