@@ -261,7 +261,10 @@ def test_an_interface_that_took_the_name_of_ours_is_not_harmed(ns, node, kind):
     pod = ns.pod("a")
     pod.plug("own@x1")
     pod.wait_ready("x1")
-    pod.sh("ip link del x1; ip link add x1 type bridge")
+    # ours is made anew within milliseconds, and may be back before the other has its name
+    pod.sh(
+        "ip link add y1 type bridge;for _ in 1 2 3 4 5 6 7 8 9; do ip link del x1; ip link set y1 name x1 && exit; done"
+    )
     mine = pod.sh("cat /sys/class/net/x1/ifindex")
     pod.plug("")
     pod.wait_ready()
