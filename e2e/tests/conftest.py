@@ -35,14 +35,14 @@ def node(cluster: Cluster) -> Node:
     return cluster.nodes[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)  # of those with one scope such a one comes first
 def untouched(node: Node) -> audit.Traces:
     """What there was on the node before hotnic."""
     return audit.traces(node)
 
 
 @pytest.fixture(scope="session")
-def product(cluster: Cluster, untouched: audit.Traces) -> Iterator[Product | Installed]:  # noqa: ARG001 it looks before
+def product(cluster: Cluster) -> Iterator[Product | Installed]:
     """hotnic, installed and running. A delegate may take 5 s here, so that a hanging one ends within a test."""
     if installed.is_chosen():
         product = Installed(cluster, {"delegateTimeout": "5", "logLevel": "debug"}, isolation=True)
