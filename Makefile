@@ -142,8 +142,8 @@ fix: $(STAMP) ## format, and mend what the linter can
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-prepare: $(STAMP)
-	@$(PY) -m e2e.prepare
+prepare: $(STAMP) # builds for long: the tests that run beside go before
+	@nice $(PY) -m e2e.prepare
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	$(SAY) "virtual environment with the locked dependencies"

@@ -31,7 +31,7 @@ FEW_POINTS = "2"  # what is killed at every point for each device, without a res
 
 AGENT = (
     f"{Path(sys.executable).parent}/hotnic-agent --cri '' --state-dir {{dir}}/state --cni-bin-dir {{dir}}/bin"
-    " --cni-conf-dir {dir}/net.d --cni-cache-dir {dir}/cache"
+    f" --cni-conf-dir {{dir}}/net.d --cni-cache-dir {{dir}}/cache --policy {CONFIGS}/agent-policy.yaml"
 )
 OPENVSWITCH = f"{sys.executable} -m tests.openvswitch {{dir}}/ovs"
 VERIFIED_DEFECTS = {
