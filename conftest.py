@@ -15,7 +15,7 @@ import pytest
 # (tests/fresh.py).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
-MOST = 2
+MOST = 4
 _REAL = ("netns", "guest", "lane")
 _E2E = Path(__file__).parent / "e2e"
 _stumbled: list[str] = []
