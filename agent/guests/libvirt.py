@@ -13,12 +13,15 @@ Rules
    that QEMU sends for it when it arrives from elsewhere.
 6. A persistent domain gets the NIC for its next start too, and loses it there too, also while it is shut off: it would
    not start without the tap.
+7. An agent that does not answer holds libvirt for seconds, so a thread asks it, which ends with the line. It is asked
+   again when libvirt tells of the agent, or when it has answered late.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import queue
 import socket
 import threading
 import time
@@ -36,7 +39,8 @@ from cni import jsontext
 
 _LAST_S = 0.5
 _LIMIT_S = CALL_S - _LAST_S  # what is left is ours
-_AGENT_S = 1  # the least that libvirt takes
+_AGENT_S = 1  # the least that libvirt takes, but for the 5 s of its own question, whether the agent is in step
+_SOON_S = 1.5
 _FAILED_S = 1.0  # between two turns of libvirt's event loop, when it fails
 _SENT = 4  # of what interfaceStats returns: packets that the guest has sent
 _loading = threading.Lock()
@@ -74,6 +78,7 @@ class Domain:
         self._changed = threading.Event()
         self._asked: set[str] = set()  # NICs that the guest was asked to let go
         self._is_agent_silent = False
+        self._asking: threading.Thread | None = None  # the guest agent
         self._callbacks: list[int] = []
         self._line = Line(daemon, self._changed.set)
         try:
@@ -261,17 +266,42 @@ class Domain:
             found = replace(found, guest_name=one.name, addresses=one.addresses)
             return replace(found, stage=Stage.VISIBLE, evidence="guest agent")
         tap = seen.taps[domain_xml.alias(nic)]
-        if (not seen.has_agent or self._is_agent_silent) and domain.interfaceStats(tap)[_SENT] > 0:
+        if (not seen.has_agent or self._is_agent_silent) and self._sent(domain, tap) > 0:
             return replace(found, stage=Stage.VISIBLE, evidence="driver")
         return found
 
+    def _sent(self, domain: Any, tap: str) -> int:
+        """Return how many packets the guest has sent; none through a NIC that has just gone."""
+        try:
+            return int(domain.interfaceStats(tap)[_SENT])
+        except self._libvirt.libvirtError:
+            if self._line.is_cut:
+                raise
+            return 0
+
     def _listed(self, domain: Any) -> Any:
+        """Return what the guest agent lists; None where it does not answer soon (rule 7)."""
+        if self._asking is not None and self._asking.is_alive():
+            return None
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._asking = threading.Thread(target=self._ask, args=(domain, answer), name="guest agent", daemon=True)
+        try:
+            self._asking.start()
+            return answer.get(timeout=_SOON_S)
+        except (RuntimeError, queue.Empty):  # no thread is to be had, or no answer
+            self._is_agent_silent = True
+            return None
+
+    def _ask(self, domain: Any, answer: queue.SimpleQueue[Any]) -> None:
+        listed = None
         try:
             said = jsontext.loads(self._qemu.qemuAgentCommand(domain, _LISTED, _AGENT_S, 0))
-            return said.get("return") if isinstance(said, dict) else None
+            listed = said.get("return") if isinstance(said, dict) else None
+            if self._is_agent_silent:  # it was late, and answers now
+                self._agent_changed()
         except (self._libvirt.libvirtError, ValueError):
-            self._is_agent_silent = True  # each try takes a second; it is tried again when the agent tells of itself
-            return None
+            self._is_agent_silent = True
+        answer.put(listed)
 
 
 def _binding() -> tuple[Any, Any]:

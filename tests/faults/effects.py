@@ -153,14 +153,14 @@ def _server_error() -> BaseException:
 
 EFFECTS: Mapping[str, Effect] = {
     # the journal, and what else is on the agent's disk
-    **_all("agent.files:write agent.journal:Journal._remove_file agent.journal:Journal.forget", FULL, DISK, HOTPLUG,
+    **_all("agent.files:replace agent.journal:Journal._remove_file agent.journal:Journal.forget", FULL, DISK, HOTPLUG,
            GUEST),
     **_all("agent.files:sync_directory", BROKEN, DISK, HOTPLUG),
     **_all("agent.files:set_aside", Answer(None), DISK, DAMAGE),
     **_all("agent.journal:Journal.damaged", BROKEN, DISK, besides="asked by metrics, and before an uninstall, only"),
     **_all("agent.files:read agent.peers:Peers._read", BROKEN, DISK, START),
-    **_all("agent.journal:Journal.__init__ agent.formats:_files", BROKEN, DISK, START),
-    **_all("agent.formats:read agent.formats:_write", BROKEN, DISK, START),
+    **_all("agent.journal:Journal.__init__ agent.files:listed", BROKEN, DISK, START),
+    **_all("agent.formats:read", BROKEN, DISK, START),
     **_all("agent.journal:Journal._load agent.__main__:Agent.__init__", BROKEN, DISK, START),
     **_all("agent.journal:_own agent.journal:_locked", INTERRUPTED, _FLOCK, START),
     **_all("agent.cache:_read_directory agent.confdir:_files", Answer(()), DISK, HOTPLUG),
@@ -229,7 +229,7 @@ EFFECTS: Mapping[str, Effect] = {
     # audits
     **_all(
         "agent.audit.look:Node._namespaces agent.audit.look:_used_namespaces agent.audit.look:_cgroups"
-        " agent.audit.look:Node.look agent.audit.look:Node._ports agent.audit.look:_files agent.audit.look:_listed"
+        " agent.audit.look:Node.look agent.audit.look:Node._ports agent.audit.look:_files"
         " agent.audit.look:is_namespace agent.audit.look:_is_ordinary agent.audit.mend:_is_fresh"
         " agent.audit.mend:Mender._delete agent.audit.mend:Mender._remove_file agent.audit.mend:_release"
         " agent.audit.look:_lease agent.audit.mend:_remove_namespace agent.audit.command:_tell",
@@ -292,10 +292,11 @@ EFFECTS: Mapping[str, Effect] = {
         " agent.guests.libvirt:Domain._condition"
         " agent.guests.libvirt:Domain._described agent.guests.libvirt:Domain._detach"
         " agent.guests.libvirt:Domain._domain agent.guests.libvirt:Domain._job"
-        " agent.guests.libvirt:Domain._subscribe agent.guests.libvirt:Domain._with_evidence",
+        " agent.guests.libvirt:Domain._subscribe",
         _unreachable, _LIBVIRT, DOMAIN,
     ),
-    **_all("agent.guests.libvirt:Domain._listed", Answer(None), _LIBVIRT, DOMAIN),
+    **_all("agent.guests.libvirt:Domain._ask", Answer(None), _LIBVIRT, DOMAIN),
+    **_all("agent.guests.libvirt:Domain._sent", Answer(0), _LIBVIRT, DOMAIN),
     **_all("agent.guests.libvirt:Domain.close", _unreachable, _LIBVIRT, DOMAIN),
     **_all("agent.guests.libvirt:_hear", BROKEN, AWAITS,
            besides="a thread that never ends, and takes what fails: tests/agent/guests/test_libvirt.py"),

@@ -280,6 +280,21 @@ def test_an_agent_that_does_not_answer_costs_a_second_and_what_the_driver_sends_
     _remove(machine)
 
 
+def test_a_nic_whose_tap_goes_while_it_is_looked_at_is_no_refusal(pod, guest, machine):
+    """Of such a tap the daemon has no statistics."""
+    _signal_agent(guest, "STOP")
+    _plug(machine, NIC)
+    name = guest.wait_nic(NIC.mac)
+    _ping(guest, name)
+    assert machine.look(NIC).evidence == "driver"
+    pod.ip(f"link del {NIC.tap}")
+    seen = machine.look(NIC)
+    assert (seen.stage, seen.evidence) == (Stage.PLUGGED, "")
+    _signal_agent(guest, "CONT")
+    _remove(machine)
+    pod.tap(NIC.tap)
+
+
 def test_a_domain_that_there_is_not_has_stopped(pod, guest):
     machine = pod.connect("vm2")
     seen = machine.look(NIC)
