@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from agent import cache, confdir, netns, network
+from agent import cache, confdir, files, netns, network
 from agent.attach import Attachments
 from agent.gates import Busy
 from agent.journal import Journal
@@ -171,10 +171,14 @@ class Collector:
         return tuple(sorted(keys, key=str))
 
     def _born(self, living: Collection[ContainerID]) -> Path | None:
-        """Return a network namespace that is young, and of no sandbox that the runtime lists."""
+        """Return a network namespace that is young, and of no sandbox that the runtime lists. Raises _Unknown."""
         listed = self._sandboxes.inodes(living)
         now = time.time()
-        for path in sorted(Path(self._view.place(_NAMESPACES)).glob("*")):
+        try:
+            namespaces = files.listed(Path(self._view.place(_NAMESPACES)))
+        except OSError as problem:
+            raise _Unknown(str(problem)) from None
+        for path in namespaces:
             with suppress(OSError):  # it has ended
                 status = path.stat()
                 if now - status.st_mtime < BORN_S and status.st_ino not in listed:

@@ -39,10 +39,15 @@ class Damaged(ValueError):
 def write(path: Path, document: Mapping[str, Any], *, durable: bool) -> None:
     """Replace the file. `durable`: it is on the disk when this returns. Raises OSError (rule 2)."""
     data = json.dumps(document, separators=(",", ":")).encode()[:-1]
+    replace(path, b'%b,"crc32":"%08x"}' % (data, zlib.crc32(data)), durable=durable)
+
+
+def replace(path: Path, content: bytes, *, durable: bool) -> None:
+    """As `write`, with these bytes."""
     temporary = path.with_name(f"{path.name}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(b'%b,"crc32":"%08x"}' % (data, zlib.crc32(data)))
+            file.write(content)
             if durable:
                 file.flush()
                 os.fdatasync(file.fileno())
@@ -97,6 +102,17 @@ def set_aside(path: Path, folder: Path, why: Exception) -> None:
         path.rename(place)
     except OSError as problem:
         log.critical("%s stays where it is: %s", path, problem)
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder, in order; nothing where the folder is not there. Raises OSError.
+
+    `Path.glob` tells of no error: what cannot be listed would be empty.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def sync_directory(directory: Path) -> None:

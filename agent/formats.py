@@ -18,7 +18,6 @@ Rules
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,9 +41,9 @@ def bring_forward(directory: Path) -> None:
 
     Nobody else may be using it.
     """
-    if problem := refusal(directory):
-        raise ValueError(problem)
     found = read(directory)
+    if problem := _refusal(directory, found):
+        raise ValueError(problem)
     if found == str(CURRENT):
         return
     since = _since(found)
@@ -57,7 +56,10 @@ def bring_forward(directory: Path) -> None:
 
 def refusal(directory: Path) -> str:
     """Return why this version cannot use the directory; "": it can. Raises OSError."""
-    found = read(directory)
+    return _refusal(directory, read(directory))
+
+
+def _refusal(directory: Path, found: str) -> str:
     match = _TEXT.fullmatch(found)
     if not found or (match and OLDEST <= _since(found) <= int(match[1]) <= CURRENT):
         return ""
@@ -89,7 +91,7 @@ def _since(found: str) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.json"))
+    return [path for path in files.listed(folder) if path.suffix == ".json"]
 
 
 def _rewritten(path: Path, kind: str, since: int) -> bool:
@@ -106,13 +108,7 @@ def _rewritten(path: Path, kind: str, since: int) -> bool:
 
 
 def _write(directory: Path, text: str) -> None:
-    temporary = directory / "format.tmp"
-    with temporary.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(directory / "format")
-    files.sync_directory(directory)
+    files.replace(directory / "format", f"{text}\n".encode(), durable=True)
 
 
 def _record_of_2(document: Document) -> Document:

@@ -68,10 +68,8 @@ def _moved(place: Place, want: HostEnd, *, repair: bool) -> tuple[str, ...]:
             if obstacle := _obstacle(place, want, pod_end, there):
                 raise errors.CNIError(errors.Code.INTERNAL, f"{away}: {obstacle}")
             assert there
-            back = [
-                ("IFLA_NET_NS_FD", node),
-                ("IFLA_IFNAME", want.name),
-            ]  # the node may have the name that it has by now
+            # with its name, as the node may have the one that it has by now
+            back = [("IFLA_NET_NS_FD", node), ("IFLA_IFNAME", want.name)]
             with translated(f"take {want.name} back to the node"):
                 there[0].do(rtnl.SETLINK, {"index": pod_end.parent}, back)
     return (away,)

@@ -24,7 +24,7 @@ from cni import errors
 TYPE = "hotnic"
 
 _IN_RUN_DIR = ("agent.sock", "cni.sock", "tombstones")
-_IN_STATE_DIR = ("damaged", "format", "format.tmp", "lock", "pods", "records", "standalone", "underlay.json*")
+_IN_STATE_DIR = ("damaged", "format*", "lock", "pods", "records", "standalone", "underlay.json*")
 
 
 @dataclass(frozen=True, slots=True)

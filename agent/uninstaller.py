@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from agent import cache, confdir, delegate, descendants, device, install, installer, metrics, netns, uninstall
+from agent import cache, confdir, delegate, descendants, device, files, install, installer, metrics, netns, uninstall
 from agent.attach import Attachments, Settings
 from agent.journal import InUse, Journal
 from agent.model import NotReady
@@ -135,8 +135,8 @@ class Node:
         configs, unknown = self._configurations()
         return Seen(
             records=self._journal.records() if self._journal else (),
-            damaged=tuple(sorted((self._state_dir / "damaged").glob("*"))),
-            standalone=sum(1 for _ in (self._state_dir / "standalone/records").glob("*.json")),
+            damaged=tuple(files.listed(self._state_dir / "damaged")),
+            standalone=sum(path.suffix == ".json" for path in files.listed(self._state_dir / "standalone/records")),
             chains=tuple(path for path, text in configs.items() if uninstall.may_name_us(text)),
             unreadable=(*unreadable, *unknown),
             living=tuple(one for one in remembered if not one.netns or self._place(Path(one.netns)).exists()),

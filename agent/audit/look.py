@@ -122,7 +122,7 @@ class Node:
         for state_dir in state_dirs:
             if problem := formats.refusal(state_dir):
                 self.blind.append(f"journal {problem}")
-            for path in _listed(state_dir / "records"):
+            for path in files.listed(state_dir / "records"):
                 try:
                     if path.suffix == ".json":
                         yield codec.decode_record(formats.present(formats.RECORDS, files.read(path)))
@@ -143,7 +143,7 @@ class Node:
     def _leases(self, plugins: Iterable[Mapping[str, Any]]) -> Iterator[Lease]:
         roots = {LEASES, *(Path(folder) for plugin in plugins if (folder := _data_dir(plugin)))}
         for root in sorted(roots):
-            for store in _listed(self._place(root)):
+            for store in files.listed(self._place(root)):
                 leases = (_lease(file) for file in _files(store, _is_address))
                 yield from (lease for lease in leases if lease)
 
@@ -177,14 +177,14 @@ class Node:
 
     def _processes(self) -> tuple[Path, ...]:
         """Return the folders of all processes of the node: in a container, /proc is its own."""
-        found = tuple(path for path in _listed(self._place(Path("/proc"))) if path.name.isdigit())
+        found = tuple(path for path in files.listed(self._place(Path("/proc"))) if path.name.isdigit())
         if not found:
             self.blind.append("no process of the node can be seen")
         return found
 
     def _namespaces(self, processes: Iterable[Path]) -> Iterator[NamespaceFile]:
         used = _used_namespaces(processes)
-        for path in _listed(self._place(NAMESPACES)):
+        for path in files.listed(self._place(NAMESPACES)):
             try:
                 status = path.stat()
             except OSError:
@@ -235,16 +235,9 @@ def _data_dir(plugin: Mapping[str, Any]) -> str:
     return folder if isinstance(folder, str) and folder.startswith("/") and ".." not in Path(folder).parts else ""
 
 
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _files(folder: Path, is_its: Callable[[str], object]) -> Iterator[File]:
     """Yield the files whose name is one."""
-    for path in _listed(folder):
+    for path in files.listed(folder):
         try:
             if is_its(path.name) and path.is_file():
                 yield File(path, time.time() - path.stat().st_mtime)

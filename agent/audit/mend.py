@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agent import cache, chain, netns, network, ovsdb
+from agent import cache, chain, files, netns, network, ovsdb
 from agent.audit import links, nft
 from agent.audit.contract import (
     Delete,
@@ -110,7 +110,7 @@ class Mender:
 
     def _remove_file(self, path: Path) -> None:
         """Also a result that cannot be read is one whose DEL nobody has done."""
-        left = [one for folder in self._node.caches for one in folder.glob(f"*-{path.name}-*")]
+        left = [one for folder in self._node.caches for one in files.listed(folder) if f"-{path.name}-" in one.name]
         if left:
             raise _Changed(f"{left[0]} is still there: what is in this may be needed for its DEL")
         if path.exists() and _is_fresh(path):

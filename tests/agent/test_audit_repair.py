@@ -197,6 +197,16 @@ def test_what_multus_writes_just_now_stays(node, tmp_path):
     assert (Mender(node, None, ()).perform(RemoveFile(path)), path.exists()) == ("", False)
 
 
+def test_what_multus_keeps_stays_where_results_cannot_be_listed(node, tmp_path):
+    path = tmp_path / DEAD
+    path.write_text("[]")
+    old(path)
+    (folder := tmp_path / "loop").symlink_to(tmp_path / "loop")
+    unreadable = replace(node, caches=(*node.caches, folder))
+    assert "symbolic links" in Mender(unreadable, None, ()).perform(RemoveFile(path))
+    assert path.exists()
+
+
 def test_a_lease_whose_whole_store_has_gone_is_mended(node, lease):
     lease.path.unlink()
     lease.path.parent.rmdir()

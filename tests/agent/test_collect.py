@@ -162,7 +162,18 @@ def in_the_making(scene: Scene) -> None:
     (scene.node / "run/netns/cni-1").touch()
 
 
-@pytest.mark.parametrize("doubt", [no_runtime, unreadable, nodes_own, strangers, on_its_way, in_the_making])
+def no_folder_of_namespaces_to_be_read(scene: Scene) -> None:
+    folder = scene.node / "run/netns"
+    folder.rmdir()
+    folder.symlink_to(folder)
+
+
+_DOUBTS = [
+    no_runtime, unreadable, nodes_own, strangers, on_its_way, in_the_making, no_folder_of_namespaces_to_be_read,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("doubt", _DOUBTS)
 def test_in_doubt_there_is_no_list_and_no_collection(scene, doubt):
     scene.record()
     doubt(scene)

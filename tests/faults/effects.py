@@ -245,7 +245,7 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.collect:Collector._may_live agent.collect:Collector._born", BROKEN, DISK, COLLECT),
     **_all(
         "agent.doctor.command:run agent.doctor.kernel:_not_loaded agent.doctor.kernel:_features"
-        " agent.doctor.look:_read agent.doctor.look:_executables"
+        " agent.doctor.look:_read agent.doctor.look:_executables agent.doctor.look:_version"
         " agent.doctor.look:_folder_of_executable agent.doctor.look:_names"
         " agent.doctor.look:_policy_problem agent.doctor.look:_runtime"
         " agent.doctor.look:_state",
