@@ -60,13 +60,17 @@ class Contained:
         """Ask it to end, and keep it so (rule 2)."""
         self._end(signal.SIGTERM, timeout)
 
+    def hold(self) -> None:
+        """Have its keeper stand still until `let_restart`: it goes on, and whoever wants to end it has to wait."""
+        signal.pidfd_send_signal(self.keeper, signal.SIGSTOP)
+
     def let_restart(self) -> None:
         """Have the kubelet hear that it has ended, if it has."""
         with suppress(ProcessLookupError):  # the pod itself is gone
             signal.pidfd_send_signal(self.keeper, signal.SIGCONT)
 
     def _end(self, number: int, timeout: float) -> None:
-        signal.pidfd_send_signal(self.keeper, signal.SIGSTOP)
+        self.hold()
         self._signal(number)
         if not kernel.has_ended(self.process, timeout):
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)

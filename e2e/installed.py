@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def is_chosen() -> bool:
     return bool(os.environ.get(CHOICE))
 
 
+def load(archive: Path, nodes: Sequence[Node]) -> None:
+    """Import an image on each of these nodes."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: node.exec(runtimes.chosen().load(archive), timeout=300), nodes))
+
+
 @dataclass
 class Installed:
     """What `kubectl apply -k` has made in one cluster, and the processes of its pods by their nodes."""
@@ -51,8 +58,7 @@ class Installed:
 
     def install(self) -> None:
         """Import the image on every node, and apply the overlay."""
-        for node in self.cluster.nodes:
-            node.exec(runtimes.chosen().load(self.archive), timeout=300)
+        load(self.archive, self.cluster.nodes)
         folder = REPOSITORY / self.overlay if self.settings is None else self._written(self.settings)
         self.cluster.kubectl("apply", "--server-side", "-k", str(folder))
         product.wait_established(self.cluster)

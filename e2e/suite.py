@@ -27,7 +27,7 @@ class Lane:
 # What users rely on first, of e2e/tests. Not there: what looks at the tools of the tests themselves (test_auditor), at
 # the manifests' objects (test_manifests, test_admission), and the audit of a node with an agent that is started by hand
 # (test_audit_command). They are with the processes, and with the image they would be the same.
-_NAMES = "plug elements update lifecycle trouble policy refused_edits drift image installation"
+_NAMES = "plug elements update lifecycle trouble policy refused_edits drift image installation stuck"
 _FOUNDATION = tuple(f"e2e/tests/test_{name}.py" for name in _NAMES.split())
 
 # Groups need different nodes: with Multus, the CNI of every pod is another one.
@@ -35,7 +35,7 @@ LANES = {
     "hotnic alone": Lane(("e2e/tests",)),
     "hotnic installed": Lane(_FOUNDATION, environment={installed.CHOICE: "1"}),
     "reboot and soak": Lane(("e2e/reboot",)),
-    "an upgrade": Lane(("e2e/upgrade",)),
+    "an upgrade": Lane(("e2e/upgrade",), nodes=2),
     "beside Multus": Lane(("e2e/multus",)),
     "other callers": Lane(("e2e/callers",)),
     "containerd 2": Lane(("e2e/cri",), "containerd2"),

@@ -36,8 +36,8 @@ rolled_out() {
     kubectl rollout status -n "$NAMESPACE" daemonset/hotnic --timeout="${TIMEOUT:-15m}" && return
     say "not done on all nodes: the pods that are not ready, and the last words of each"
     kubectl get pods -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic -o wide
-    kubectl logs -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic --all-containers --prefix --tail=3
-    exit 1
+    kubectl logs -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic --all-containers --prefix --tail=3 || true
+    stop "it has begun, and is not done: repeat it to go on, or go back (docs/install.md)"
 }
 
 # Without a DaemonSet nobody knows whether the nodes are clean, unless the roles, which go before it, are gone too.

@@ -4,6 +4,7 @@
     contract     vocabulary: what is seen of the node, what is found
     judge        pure: what is seen -> findings
     chain        pure: what sits in the chain that the container runtime calls
+    goprogram    pure: which version somebody else's executable says it is
     look         reader of the node: directories, the runtime, the agent's sockets, its state directory
     kernel       reader: which links, queues and switches this kernel has
     door         reader: the agent's answer to Health

@@ -19,7 +19,7 @@ from cni import jsontext
 
 TOPIC = "CNI chain"
 HOTNIC = "hotnic"
-MULTUS = ("multus", "multus-shim")
+MULTUS = frozenset({"multus", "multus-shim"})
 SUFFIXES = (".conf", ".conflist", ".json")
 
 

@@ -104,6 +104,7 @@ class Seen:
     state: State
     door: Door
     leftovers: Leftovers
+    multus: Mapping[str, str]  # its executables in the CNI directories; "": it does not say which version it is
     policy: str  # the file; "": none was named
     policy_problem: str = ""
     kernel: Mapping[str, str] = field(default_factory=dict)  # what each feature lacks; "": nothing

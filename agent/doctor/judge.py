@@ -62,7 +62,7 @@ def findings(seen: Seen) -> Iterator[Finding]:
     yield from _of_state(seen.state)
     yield from _of_policy(seen.policy, seen.policy_problem)
     yield from _of_leftovers(seen.leftovers)
-    yield from _of_neighbours(seen.runtime, programs)
+    yield from _of_neighbours(seen.runtime, seen.multus)
     yield from _of_kernel(seen.kernel)
 
 
@@ -166,21 +166,22 @@ def _of_leftovers(one: Leftovers) -> Iterator[Finding]:
         yield ok(topic, "none of dead containers")
 
 
-def _of_neighbours(runtime: Runtime, programs: frozenset[str]) -> Iterator[Finding]:
+def _of_neighbours(runtime: Runtime, installed: Mapping[str, str]) -> Iterator[Finding]:
     rivals = [one for one in runtime.programs if "dynamic-networks" in f"{one.pod} {one.image}"]
     for one in rivals:
         todo = "remove it: two that act on one annotation undo each other's work"
         yield warn("neighbours", f"{one.pod} plugs by the same annotation ({one.image})", todo)
-    yield ok("Multus", _multus([one for one in runtime.programs if one not in rivals], programs))
+    yield ok("Multus", _multus([one for one in runtime.programs if one not in rivals], installed))
     yield ok("KubeVirt", _kubevirt(runtime.programs))
 
 
-def _multus(running: Sequence[Program], programs: frozenset[str]) -> str:
+def _multus(running: Sequence[Program], installed: Mapping[str, str]) -> str:
+    there = ", ".join(
+        f"{name} {said or '(which does not say its version)'}" for name, said in sorted(installed.items())
+    )
     if found := [one for one in running if "multus" in f"{one.name} {one.pod} {one.image}"]:
-        return f"{found[0].pod} runs {found[0].image}"
-    if installed := sorted(programs & frozenset(chain.MULTUS)):
-        return f"{', '.join(installed)} is installed; no container of it runs here, so its version is not known"
-    return "not here, and not needed"
+        return f"{found[0].pod} runs {found[0].image}{f'; installed: {there}' if there else ''}"
+    return f"installed: {there}; no container of it runs here" if there else "not here, and not needed"
 
 
 def _kubevirt(running: Sequence[Program]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ from agent import cri, delegate, formats, install, installer, netns, policy
 from agent.audit import command as audit
 from agent.audit.life import GUARD_S
 from agent.audit.look import Node
-from agent.doctor import chain, door, kernel
+from agent.doctor import chain, door, goprogram, kernel
 from agent.doctor.contract import (
     Configuration,
     Directory,
@@ -89,6 +90,7 @@ def look(places: Places, own_version: str) -> Seen:
         state=_state(places.state_dir),
         door=door.ask(places.run_dir),
         leftovers=leftovers,
+        multus={name: said for folder in places.bin_dirs for name, said in _multus(folder, places).items()},
         policy=str(places.policy or ""),
         policy_problem=_policy_problem(places.policy),
         kernel=kernel.features(places.view.place),
@@ -172,6 +174,22 @@ def _status(execute: delegate.Executor, run_dir: Path) -> str:
     except errors.CNIError as problem:
         return str(problem)
     return ""
+
+
+def _multus(folder: Path, places: Places) -> Mapping[str, str]:
+    """Return the executables of Multus in a directory, and the version that each says it is."""
+    try:
+        return places.inside(lambda: {name: _version(folder / name) for name in _executables(folder) & chain.MULTUS})
+    except OSError:
+        return {}  # which the directory itself tells
+
+
+def _version(path: Path) -> str:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as program:
+            return goprogram.version(program)
+    except (OSError, ValueError):  # nothing can be read of it, or nothing is in it
+        return ""
 
 
 # -- the runtime, and who else it runs ------------------------------------------------------------------------------

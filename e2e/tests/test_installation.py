@@ -29,10 +29,10 @@ WISH = "blue@x1,ref@x2,over@x3,tap@x4"
 KINDS = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
 
 
-def script(mode: str) -> subprocess.CompletedProcess[str]:
+def script(*words: str, timeout: str = "3m") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [REPOSITORY / "manifests/uninstall.sh", mode], capture_output=True, text=True, check=False,
-        env={**os.environ, "TIMEOUT": "3m"},
+        [REPOSITORY / "manifests/uninstall.sh", *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "TIMEOUT": timeout},
     )  # fmt: skip
 
 

@@ -1,10 +1,14 @@
-"""What goes on while versions change: edits, calls of a runtime, frames. Each notes what it saw."""
+"""What goes on while versions change: edits, calls of a runtime, frames. Each notes what it saw, and when.
+
+Times are of the monotonic clock, in seconds.
+"""
 
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +27,21 @@ class Call:
     began: float
     ended: float
     refusal: str  # "": it succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Calls that failed one after the other, without any between them that succeeded."""
+
+    calls: tuple[Call, ...]
+
+    @property
+    def began(self) -> float:
+        return self.calls[0].began
+
+    @property
+    def ended(self) -> float:
+        return self.calls[-1].ended
 
 
 @dataclass
@@ -47,6 +66,15 @@ class Runtime:
                 time.sleep(0.1)
             self._call("DEL", number)
 
+    def outages(self) -> Iterator[Outage]:
+        for failed, calls in groupby(self.calls, lambda one: bool(one.refusal)):
+            if failed:
+                yield Outage(tuple(calls))
+
+    def slowest(self) -> float:
+        """Return what the slowest call took that succeeded: how long it can be until one tells of a change."""
+        return max(one.ended - one.began for one in self.calls if not one.refusal)
+
     def _call(self, verb: str, number: int) -> Call:
         # a name for each: a DEL that found no agent is done by the next one, beside the next ADD
         environ = (f"CNI_COMMAND={verb}", f"CNI_CONTAINERID=upgrade-{number}", f"CNI_IFNAME=n{number}",
@@ -59,13 +87,22 @@ class Runtime:
         return self.calls[-1]
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An edit that has come true: when it was made, and when that was published."""
+
+    began: float
+    ended: float
+
+
 @dataclass
 class Users:
     """Plug an interface into one pod and out of it again, over and over; each edit has to come true."""
 
+    node: Node
     pod: Pod
     network: str
-    edits: list[float] = field(default_factory=list)  # seconds from each edit until it was published
+    edits: list[Edit] = field(default_factory=list)
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -76,7 +113,7 @@ class Users:
         began = time.monotonic()
         self.pod.plug(annotation or None)
         self.pod.wait_ready(*interfaces, timeout=PATIENCE_S)
-        self.edits.append(time.monotonic() - began)
+        self.edits.append(Edit(began, time.monotonic()))
 
 
 @dataclass

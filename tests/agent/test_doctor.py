@@ -42,6 +42,7 @@ WELL = Seen(
     state=State("/var/lib/hotnic", there=True, format="2", records=3),
     door=Door("/run/hotnic/agent.sock", "0.2.0"),
     leftovers=Leftovers(),
+    multus={},
     policy="/etc/hotnic/policy.yaml",
     kernel=EVERYTHING,
 )
@@ -235,9 +236,8 @@ def test_what_sits_in_the_chain(name):
         assert bool(one.todo) is (one.status is not Status.OK)
 
 
-def of(topic, *programs, installed=PLUGINS):
-    runtime = replace(WELL.runtime, programs=programs)
-    seen = replace(WELL, runtime=runtime, bin_dirs=(Directory("/opt/cni/bin", files=installed),))
+def of(topic, *programs, **multus):
+    seen = replace(WELL, runtime=replace(WELL.runtime, programs=programs), multus=multus)
     return next(one.found for one in findings(seen) if one.topic == topic)
 
 
@@ -254,7 +254,9 @@ def test_multus_and_kubevirt_are_found_by_their_containers_with_their_versions()
     assert "not here" in of("KubeVirt", multus)
     assert "1 virtual machines" in of("KubeVirt", machines[0])
     assert "not here" in of("Multus", handler)
-    assert "multus-shim is installed" in of("Multus", installed=PLUGINS | {"multus-shim"})
+    assert of("Multus", multus="v4.2.4").startswith("installed: multus v4.2.4; no container of it runs here")
+    assert "multus (which does not say its version)" in of("Multus", multus="")
+    assert of("Multus", multus, multus="v4.2.4").endswith("v4.2.2-thick; installed: multus v4.2.4")
 
 
 def test_one_that_plugs_besides_is_not_taken_for_multus():

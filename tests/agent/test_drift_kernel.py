@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -254,11 +255,13 @@ def test_a_host_end_that_somebody_uses_elsewhere_is_left_there_and_told(node, po
     pod.drifted("net1", "cable0 is in another network namespace", "left to them")
     pod.attach("net2", **bridge(pod))
     pod.attach("net3", **bridge(pod))
-    with node.locks.held([pod.sandbox.id]):
-        ip("link", "set", pod.host("net2"), "nomaster")
-        other.attach("net2", device="host-device", hostInterface=pod.host("net2"), allowInUse=True)
-        ip("link", "set", "net2", "alias", "", netns=other.netns)
-    pod.drifted("net2", "another's by now")
+    with ExitStack() as held:
+        with node.locks.held([pod.sandbox.id]):
+            ip("link", "set", pod.host("net2"), "nomaster")
+            other.attach("net2", device="host-device", hostInterface=pod.host("net2"), allowInUse=True)
+            held.enter_context(node.locks.held([other.sandbox.id]))  # its own repair would mark it again
+            ip("link", "set", "net2", "alias", "", netns=other.netns)
+        pod.drifted("net2", "another's by now")
     ip("link", "set", pod.host("net3"), "netns", second_pod_netns)
     pod.repaired("net3")
     time.sleep(QUIET_S)
