@@ -130,7 +130,7 @@ class Switches:
     def _try(self, path: str, attempt: _Attempt, now: float) -> None:
         attempt.when = now
         try:
-            self._monitors[path] = _Monitor(self._view.place(path))
+            self._monitors[path] = _Monitor(_connected(self._view.place(path)))
         except (OSError, ValueError) as problem:
             attempt.wait_s = min(2 * attempt.wait_s, LONGEST_S)
             log.debug("no Open vSwitch answers at %s: %s", path, problem)
@@ -175,18 +175,24 @@ class Switches:
             attempt.told = why
 
 
-class _Monitor:
-    """One connection. Raises OSError where nobody listens, ValueError for what is no path."""
+def _connected(path: str) -> socket.socket:
+    """Return a socket that waits for nobody. Raises OSError where nobody listens, ValueError for what is no path."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connected.setblocking(False)  # noqa: FBT003 as the standard library has it
+        connected.connect(path)
+        connected.sendall(json.dumps(_REQUEST).encode())
+    except (OSError, ValueError):
+        connected.close()
+        raise
+    return connected
 
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            self._socket.setblocking(False)  # noqa: FBT003 as the standard library has it
-            self._socket.connect(path)
-            self._say(_REQUEST)
-        except (OSError, ValueError):
-            self._socket.close()
-            raise
+
+class _Monitor:
+    """One connection, on which a monitor was asked for."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
         self._messages = Messages()
         self._since = 0.0  # when the first part of what is to be completed came
         self._size = 0  # characters of all rows

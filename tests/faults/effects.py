@@ -303,7 +303,7 @@ EFFECTS: Mapping[str, Effect] = {
     **_all("agent.guests.line:Line.__init__ agent.guests.line:Line._accepted", NO_FILES, MEMORY, DOMAIN),
     **_all("agent.guests.line:Line._pass_on", RESET, _LINE, DOMAIN),
     # Open vSwitch
-    **_all("agent.switchwatch:_Monitor.__init__ agent.switchwatch:_Monitor._say agent.switchwatch:_Monitor.read",
+    **_all("agent.switchwatch:_connected agent.switchwatch:_Monitor._say agent.switchwatch:_Monitor.read",
            BROKEN, "its socket does not block", SWITCH),
     **_all("agent.ovsdb:_Database.__exit__", BROKEN, _OVS, SWITCH),
     **_all("agent.ovsdb:_Database._ask agent.ovsdb:_Database._receive agent.ovsdb:_connect", _no_switch, _OVS, SWITCH),
