@@ -175,7 +175,8 @@ class Attachments:
                     record = self._with_leftover(record, fd)
                 ours = alive and self._is_ours(record, fd)
                 with self.gates.changing(net.name):
-                    chain.delete(net, self.call(record, alive=ours), self._plugin, record.result)
+                    call, was_added = self.call(record, alive=ours), record.phase is not Phase.ADDING
+                    chain.delete(net, call, self._plugin, record.result, was_added=was_added)
                 if alive:
                     self._clear(record, fd)
             except (errors.CNIError, OSError) as problem:

@@ -103,11 +103,23 @@ def add(net: network.NetworkList, call: Call, plugin: Plugin) -> Mapping[str, An
     return previous
 
 
-def delete(net: network.NetworkList, call: Call, plugin: Plugin, result_of_add: Mapping[str, Any] | None) -> None:
-    """Run DEL on every plugin (rule 2). Raises the first CNIError at the end."""
+def delete(
+    net: network.NetworkList,
+    call: Call,
+    plugin: Plugin,
+    result_of_add: Mapping[str, Any] | None,
+    *,
+    was_added: bool = True,
+) -> None:
+    """Run DEL on every plugin (rule 2). Raises the first CNIError at the end.
+
+    `was_added`: the network's ADD has once succeeded. Where it has not, a plugin that does not speak the version has
+    done nothing by this configuration, and never will: its refusal is no failure.
+    """
     previous = _remembered(net, result_of_add)
     turns = _Turns("DEL", call, plugin)
-    turns.run_all((config, _stdin(net, config, call, previous)) for config in reversed(net.plugins))
+    refusal = None if was_added else errors.Code.INCOMPATIBLE_VERSION
+    turns.run_all(((config, _stdin(net, config, call, previous)) for config in reversed(net.plugins)), refusal)
 
 
 def check(net: network.NetworkList, call: Call, plugin: Plugin, result_of_add: Mapping[str, Any] | None) -> None:
@@ -170,8 +182,10 @@ class _Turns:
                 raise Missing(message, error.details, errors.Code(error.code)) from error
             raise errors.CNIError(error.code, message, error.details) from error
 
-    def run_all(self, turns: Iterable[tuple[Mapping[str, Any], dict[str, Any]]]) -> None:
-        """Give every plugin its turn, then raise the first error."""
+    def run_all(
+        self, turns: Iterable[tuple[Mapping[str, Any], dict[str, Any]]], harmless: errors.Code | None = None
+    ) -> None:
+        """Give every plugin its turn, then raise the first error that is not `harmless`."""
         first: errors.CNIError | None = None
         left = list(turns)
         while left:
@@ -179,6 +193,8 @@ class _Turns:
             try:
                 self.run(config, stdin, _SHARE_OF_A_TURN if left else 1.0)
             except errors.CNIError as error:
+                if error.code == harmless:
+                    continue
                 if first is not None:
                     log.warning("%s", error)
                 first = first or error

@@ -201,8 +201,7 @@ class Engine:
 
     def _settle(self, progress: Progress, sandbox: Sandbox | None) -> None:
         progress.desired, decided = self._decide(progress.desired, sandbox)
-        if decided.detach or decided.attach or decided.update:
-            log.info("pod %s: %s", progress.desired.pod, decided)
+        self._log(progress.desired.pod, decided)
         if decided.detach:
             leaving = {f"{record.key.ifname} {record.network}" for record in decided.detach}
             progress.desired = self._release(progress.desired, leaving)
@@ -224,6 +223,15 @@ class Engine:
         self._mending.mend(progress, decided.keep)
         self._guests.hand_on(progress, sandbox)
         self._mending.tell(progress)
+
+    def _log(self, pod: Pod, decided: Plan) -> None:
+        """Once, however often it is tried."""
+        text = str(decided) if decided.detach or decided.attach or decided.update else ""
+        before = self._seen.plans.pop(pod.uid, "")
+        if text:
+            self._seen.plans[pod.uid] = text
+            if text != before:
+                log.info("pod %s: %s", pod, text)
 
     def _note_blocked(self, desired: Desired, decided: Plan) -> None:
         """Remember a pod in which a name is taken: nobody tells when it becomes free, the sweep looks."""
@@ -296,6 +304,7 @@ class Engine:
             self._retries.forget(desired.pod.uid)
             self._mending.forget(desired.pod.uid)
             self._seen.settled.pop(desired.pod.uid, None)
+            self._seen.plans.pop(desired.pod.uid, None)
             self._seen.blocked.discard(desired.pod.uid)
             self._journal.forget(desired.pod.uid)
         released = tuple(sorted(progress.gone | (set(desired.released) - progress.present)))

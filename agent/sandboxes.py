@@ -47,6 +47,7 @@ class Sandboxes:
         self._known: dict[Pod, Sandbox] = {}
         self._host_network: set[ContainerID] = set()
         self._leaving: dict[ContainerID, float] = {}  # since when
+        self._told = ""  # the runtime's last problem
 
     def begin(self, pod: Pod, sandbox: Sandbox) -> None:
         """Take note of a sandbox that the runtime is making for the pod."""
@@ -101,8 +102,9 @@ class Sandboxes:
         try:
             listed = self._runtime.sandboxes()
         except cri.RuntimeUnavailable as problem:
-            log.warning("container runtime: %s", problem)
+            self._tell(str(problem))
             return None
+        self._tell("")
         ready = [one for one in listed if one.ready]
         self._host_network &= {one.id for one in ready}
         for one in ready:
@@ -149,6 +151,12 @@ class Sandboxes:
             if found is not None and not self._is_leaving(found.id):
                 self._known[pod] = found
         return found
+
+    def _tell(self, problem: str) -> None:
+        """Once, for as long as the runtime says the same."""
+        if problem and problem != self._told:
+            log.warning("container runtime: %s", problem)
+        self._told = problem
 
     def _is_leaving(self, container_id: ContainerID) -> bool:
         with self._lock:

@@ -16,7 +16,7 @@ from agent import netns
 from agent.attach import Attachments
 from agent.journal import Journal
 from agent.locks import Locks
-from agent.model import ContainerID, Desired, NotReady, Origin, PodUID, Record
+from agent.model import ContainerID, Desired, Key, NotReady, Origin, PodUID, Record
 from agent.progress import Progress
 from agent.sandboxes import Sandboxes
 from cni import errors
@@ -35,6 +35,7 @@ class Seen:
     first: set[PodUID]  # pods of the journal that have not been told of since the start
     passes: dict[PodUID, Progress] = field(default_factory=dict)  # under way
     settled: dict[PodUID, str] = field(default_factory=dict)  # the sandbox of each pod's last pass
+    plans: dict[PodUID, str] = field(default_factory=dict)  # what each pod's last pass had to do, in words
     blocked: set[PodUID] = field(default_factory=set)  # pods with an element whose interface name is taken
 
 
@@ -46,6 +47,7 @@ class Orphans:
         self._attachments = attachments
         self._locks = locks
         self._view = view
+        self._told: dict[Key, str] = {}
 
     def remove(self, living: Collection[ContainerID]) -> None:
         """Remove those whose sandbox is not among the living and whose namespace is gone."""
@@ -61,7 +63,15 @@ class Orphans:
                 try:
                     self._attachments.detach(record)
                 except (NotReady, errors.CNIError) as problem:
-                    log.warning("%s: left by a runtime, DEL failed: %s", record.key, problem)
+                    self._tell(record.key, str(problem))
+                else:
+                    self._told.pop(record.key, None)
+
+    def _tell(self, key: Key, problem: str) -> None:
+        """Once, however often it is tried."""
+        if self._told.get(key) != problem:
+            log.warning("%s: left by a runtime, DEL failed: %s", key, problem)
+        self._told[key] = problem
 
 
 class Sweep:
@@ -100,14 +110,25 @@ class Sweep:
             now = time.monotonic()
             try:
                 self._tell_slow_ones(now)
-                if now - swept >= SWEEP_S or not all(tuple(self._seen.settled.values())):
+                if now - swept >= SWEEP_S:
                     swept = now
                     self._sweep()
+                elif awaited := self._awaited():
+                    self._look_for(awaited)
                 if now - looked >= RELOOK_S:
                     looked = now
                     self._touch_all(desired.pod.uid for desired in self._journal.pods())
             except Exception:
                 log.exception("sweep")  # the next one may fare better; without any, nobody notices a dead sandbox
+
+    def _awaited(self) -> Collection[Desired]:
+        """Return the pods that wait for a sandbox."""
+        without = [uid for uid, sandbox in tuple(self._seen.settled.items()) if not sandbox]
+        return [one for uid in without if (one := self._journal.desired(uid)) is not None and not one.ended]
+
+    def _look_for(self, awaited: Collection[Desired]) -> None:
+        if self._sandboxes.refresh() is not None:
+            self._touch_all(one.pod.uid for one in awaited if self._sandboxes.known(one.pod))
 
     def _sweep(self) -> None:
         self._touch_all(tuple(self._seen.blocked))

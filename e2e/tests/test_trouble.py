@@ -46,6 +46,18 @@ def test_a_link_that_a_failing_plugin_leaves_is_removed_and_hides_no_cause(ns, n
     pod.wait_ready("x1")
 
 
+@pytest.mark.parametrize("kind", ["hotnic", "bridge"])
+def test_a_version_that_a_plugin_does_not_speak_goes_with_its_element(ns, kind):
+    """Its DEL is refused as its ADD was: an attachment that never was could not be deleted for ever."""
+    conf = networks.native("br-new") if kind == "hotnic" else networks.reference_bridge("br-new", name="new")
+    ns.network("new", {**conf, "cniVersion": "1.9.0"})
+    pod = ns.pod("a")
+    pod.plug("new@x1")
+    pod.wait_event("FailedAddingInterface", "x1", "1.9.0")
+    pod.plug("")
+    pod.wait_ready()
+
+
 def test_an_address_that_becomes_free_goes_to_who_waits_for_it(ns):
     conf = networks.reference_bridge("br-one", name=f"one{ns.name[:5]}")
     conf["ipam"] = {

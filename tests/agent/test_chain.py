@@ -190,6 +190,14 @@ def test_a_failing_delete_does_not_keep_the_others_from_theirs():
     assert (error.code, error.message) == (11, "plugin c failed (DEL): first")
 
 
+def test_who_does_not_speak_the_version_has_nothing_to_delete_where_nothing_was_added():
+    plugin = Recorder(c=failing(1, "config is 9.1.0"), b=failing(5, "second"))
+    error = raised(lambda: chain.delete(net_of("a", "b", "c"), CALL, plugin, None, was_added=False))
+    assert plugin.order == [("c", "DEL"), ("b", "DEL"), ("a", "DEL")]
+    assert error.code == 5
+    assert raised(lambda: chain.delete(net_of("c"), CALL, plugin, None)).code == 1
+
+
 def test_a_hanging_delete_leaves_time_for_the_others():
     plugin = Recorder(b=lambda _: time.sleep(0.15))
     call = chain.Call("c1", "", "net1", deadline_s=0.2)

@@ -3,6 +3,7 @@ ones; runtime, namespaces and plugins are small fakes that keep what they are gi
 
 import itertools
 import json
+import logging
 import threading
 import time
 from dataclasses import replace
@@ -545,6 +546,25 @@ def test_an_ended_pod_is_detached_and_forgotten(story):
     assert story.outcomes.latest() == ()
 
 
+def test_an_ended_pod_whose_delete_fails_is_told_once_and_not_looked_at_all_the_time(story, caplog):
+    """A pod that waits for its sandbox is looked at several times a second; a look at this one would find nothing."""
+    caplog.set_level(logging.INFO)
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.world.fails["del x1"] = NotReady("PluginFailed", "no")
+    story.world.sandboxes.clear()
+    passes, over = [], story.engine._pass_over
+    story.engine._pass_over = lambda uid: (passes.append(uid), over(uid))
+    caplog.clear()
+    story.apply("r2", ended=True)
+    story.settled("r2")
+    time.sleep(10 * sweep.TICK_S)
+    assert 1 <= len(passes) < 6
+    assert caplog.text.count("detach x1") == 1
+    del story.world.fails["del x1"]
+    story.outcome(lambda one: one.forgotten)
+
+
 def test_an_ended_pod_is_forgotten_before_the_runtime_has_removed_its_own_attachment(story):
     story.apply("r1", wish("a", "x1"))
     story.settled("r1")
@@ -683,6 +703,17 @@ def test_a_held_element_keeps_what_is_attached(story):
     hold = Hold(State.PENDING, "NetworkNotFound", "gone")
     story.apply("r2", wish("a", "x1", hold=hold), wish("b", "x2", hold=hold))
     assert states(story.settled("r2")) == [("x1", "Attached", ""), ("x2", "Pending", "NetworkNotFound")]
+
+
+def test_a_held_element_keeps_what_it_would_replace_until_it_is_attached(story):
+    story.apply("r1", wish("a", "x1"))
+    story.settled("r1")
+    story.apply("r2", wish("b", "x1", hold=Hold(State.PENDING, "NetworkNotFound", "not there")))
+    outcome = story.settled("r2")
+    assert (states(outcome), outcome.released) == ([("x1", "Pending", "NetworkNotFound")], ())
+    story.apply("r3", wish("b", "x1"))
+    outcome = story.settled("r3")
+    assert (states(outcome), outcome.released) == ([("x1", "Attached", "")], ("x1 ns/a",))
 
 
 def test_the_current_sandbox_is_the_ready_one_of_the_last_attempt():
