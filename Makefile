@@ -9,7 +9,7 @@ FUZZER := $(VENV)/.fuzzer
 PROTOS := agent/api/agent.proto agent/api/cri.proto
 SAY = @printf '\n==> %s\n'
 
-.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e soak fuzz bench build image lock-image git compiler proto proto-check lock fix prepare clean
+.PHONY: help demo demo-kubevirt test check unit netns test-kernel e2e faults soak fuzz bench build image lock-image git compiler proto proto-check lock fix prepare clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -60,6 +60,10 @@ test-kernel: $(STAMP) build ## the kernel's tests again, on a whole Debian kerne
 e2e: $(STAMP) $(LIBVIRT) build git prepare
 	$(SAY) "end-to-end tests on the real cluster"
 	@$(PY) -m e2e.suite
+
+faults: $(STAMP) $(LIBVIRT) build ## every effect of agent and controllers killed, failed, delayed: STORIES="start hotplug" MOST=100
+	$(SAY) "faults: all points of all stories take an hour or so; the points and their count are printed for each"
+	@$(PY) -m tests.faults $(STORIES) $(if $(MOST),--most $(MOST))
 
 soak: $(STAMP) build prepare ## random trouble on the real cluster, seconds of it: SECONDS=600 SEED=7 KILLS=300
 	$(SAY) "soak: the seed is what reproduces its plan"

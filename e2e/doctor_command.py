@@ -27,6 +27,11 @@ class Told:
         """The topics with something wrong."""
         return {one["topic"] for one in self.findings if one["status"] == "fail"}
 
+    @property
+    def to_do(self) -> list[Mapping[str, Any]]:
+        """What is not ok, but for what this kernel has not got: tests/agent/test_doctor_kernel.py tries that."""
+        return [one for one in self.findings if one["status"] != "ok" and one["topic"] != "kernel"]
+
 
 def run(node: Node, **places: str | None) -> Told:
     """Have it look. `places`: options by name, with underscores, that are not as usual; None: not said."""

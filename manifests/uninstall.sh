@@ -37,6 +37,10 @@ rolled_out() {
     say "not done on all nodes: the pods that are not ready, and the last words of each"
     kubectl get pods -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic -o wide
     kubectl logs -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic --all-containers --prefix --tail=3 || true
+    # of one that ends again and again: what runs just now may not have said it yet
+    ended='{.lastState.terminated.message}'
+    kubectl get pods -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic \
+        -o jsonpath="{range .items[*].status.containerStatuses[*]}$ended{end}"
     stop "it has begun, and is not done: repeat it to go on, or go back (docs/install.md)"
 }
 
@@ -49,17 +53,25 @@ has_gone() {
     [ "$FORCE" = --force ] || stop "name its namespace by NAMESPACE=…; without one, --force goes on, and cleans no node"
 }
 
-# Ask the agents, while they run. The nodes that are clean, or are not, are told apart once more by the clean step.
+# Ask the agents, while they run: one that ends again and again can be entered for a moment, and is no one to be asked. The
+# nodes that are clean, or are not, are told apart once more by the clean step.
 look() {
     say "asking the nodes what is in the way"
     conf_dir=$(daemonset '{.spec.template.spec.containers[?(@.name=="agent")].env[?(@.name=="CNI_CONF_DIR")].value}')
     pods=$(kubectl get pods -n "$NAMESPACE" -l app.kubernetes.io/name=hotnic \
-        -o jsonpath='{range .items[*]}{.metadata.name}={.spec.nodeName} {end}')
+        -o jsonpath='{range .items[*]}{.metadata.name}={.spec.nodeName}={.status.containerStatuses[?(@.name=="agent")].started} {end}')
     in_the_way=
     for pod in $pods; do
-        said=$(kubectl exec -n "$NAMESPACE" "${pod%%=*}" -c agent -- hotnic-agent uninstall "$MODE" --check \
-            --host-root=/host --cni-conf-dir="$conf_dir" 2>&1) || in_the_way="$in_the_way ${pod#*=}"
-        [ -z "$said" ] || say "node ${pod#*=}: $said"
+        node=${pod#*=}
+        node=${node%%=*}
+        if [ "${pod##*=}" = true ]; then
+            said=$(kubectl exec -n "$NAMESPACE" "${pod%%=*}" -c agent -- hotnic-agent uninstall "$MODE" --check \
+                --host-root=/host --cni-conf-dir="$conf_dir" 2>&1) || in_the_way="$in_the_way $node"
+        else
+            said="its agent does not run, so nobody there can be asked"
+            in_the_way="$in_the_way $node"
+        fi
+        [ -z "$said" ] || say "node $node: $said"
     done
     [ -z "$in_the_way" ] || [ "$FORCE" = --force ] || stop "nothing was changed; first see to:$in_the_way"
 }

@@ -32,7 +32,10 @@ INSTALLED = (
     (".containers[*].name", "agent controller"),
     (CONTROLLER, "node --log-level=info"),
     ("CNI_CONF_DIR", "/etc/cni/net.d"),
-    ("get pods -n hotnic-system -l app.kubernetes.io/name=hotnic -o json", "hotnic-a=node-1 hotnic-b=node-2 "),
+    (
+        "get pods -n hotnic-system -l app.kubernetes.io/name=hotnic -o json",
+        "hotnic-a=node-1=true hotnic-b=node-2=true ",
+    ),
     ("get clusterroles", "clusterrole/hotnic-node"),
     ("get namespaces", "namespace/hotnic-system"),
     ("api-resources", r"configmaps\nevents\nnetwork-attachment-definitions.k8s.cni.cncf.io\n"),
@@ -133,7 +136,7 @@ def test_a_daemonset_whose_agent_is_something_else_is_left_alone(cluster):
 
 def test_the_namespace_is_the_one_that_is_named(cluster):
     status, said = cluster.uninstall("--keep", NAMESPACE="mine", answers=but(
-        ("get pods -n mine -l app.kubernetes.io/name=hotnic -o json", "hotnic-a=node-1 "),
+        ("get pods -n mine -l app.kubernetes.io/name=hotnic -o json", "hotnic-a=node-1=true "),
     ))  # fmt: skip
     assert status == 0, said
     assert "hotnic-system" not in "\n".join(cluster.calls)
@@ -190,6 +193,19 @@ def test_what_is_in_the_way_on_any_node_is_told_before_anything_is_changed(clust
         "hotnic-agent uninstall --detach --check --host-root=/host --cni-conf-dir=/etc/cni/net.d"
     ]
     status, said = cluster.uninstall("--detach", "--force", fails=["exec -n hotnic-system hotnic-b"])
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("started", ["false", ""])
+def test_an_agent_that_ends_again_and_again_is_in_the_way_even_if_it_could_be_entered(cluster, started):
+    pods = "get pods -n hotnic-system -l app.kubernetes.io/name=hotnic -o json"
+    answers = but((pods, f"hotnic-a=node-1={started} hotnic-b=node-2=true "))
+    status, said = cluster.uninstall("--detach", answers=answers)
+    assert (status, cluster.changes()) == (1, [])
+    assert "node node-1: its agent does not run" in said
+    assert "nothing was changed; first see to: node-1\n" in said
+    assert [line for line in cluster.calls if line.startswith("exec -n hotnic-system hotnic-a")] == []
+    status, said = cluster.uninstall("--detach", "--force", answers=answers)
     assert status == 0, said
 
 

@@ -1,6 +1,7 @@
 """hotnic as the pods' own network, version 1.1.0, under containerd 2 and under CRI-O: ADD, DEL, STATUS, GC, hotplug."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,8 @@ import grpc
 import pytest
 
 from agent.cri import Runtime
-from e2e import audit, audit_command, networks, primary_network, runtimes
+from e2e import audit, audit_command, build, networks, primary_network, runtimes
+from e2e import doctor_command as doctor
 from e2e.node import Node
 from e2e.pods import Api, Pod
 
@@ -34,6 +36,16 @@ def sandbox(node: Node, pod: Pod) -> str:
         return found
     finally:
         runtime.close()
+
+
+def name_and_version() -> tuple[str, str]:
+    """Return what the runtime is, by what it was built from."""
+    name, module, source = {
+        "crio": ("cri-o", "github.com/cri-o/cri-o", build.CRIO.source),
+        "containerd2": ("containerd", "github.com/containerd/containerd/v2", build.CONTAINERD2.source),
+    }[runtimes.chosen().name]
+    (version,) = re.findall(rf"^\s*(?:require )?{module} v(\S+)", (source / "go.mod").read_text(), re.MULTILINE)
+    return name, version
 
 
 def stop_sandbox(node: Node, name: str) -> None:
@@ -211,6 +223,20 @@ def test_the_audit_leaves_what_lives_alone(ns, node):
     audit_command.wait_clean(node)
     assert audit_command.repair(node) == (0, [], "")
     assert (pod.interfaces(), audit.addresses(node, store)) == before
+
+
+def test_the_doctor_names_the_runtime_and_the_chain_and_nothing_to_be_done(ns, node):
+    ns.pod("a").wait_running()
+    told = doctor.run(node)
+    assert (told.status, told.to_do) == (0, [])
+    name, version = name_and_version()
+    found = told.of("container runtime", "ok")
+    assert re.fullmatch(rf"{name} v?{re.escape(version)}(\+\S+)? answers at unix://{node.cri_socket}\W*", found), found
+    assert "network pods, plugins hotnic → hotnic: hotnic comes last" in told.of("CNI chain", "ok")
+    assert doctor.run(node, cri=None, policy=None).findings == told.findings  # it has asked the agent
+    told = doctor.run(node, cri="unix:///run/nobody.sock")
+    assert told.wrong == {"container runtime"}
+    assert f"say --cri unix://{node.cri_socket}, which is there" in told.of("container runtime", "fail")
 
 
 def test_what_a_runtime_forgets_to_remove_is_removed(ns, node, primary):
