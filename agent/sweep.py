@@ -51,7 +51,9 @@ class Orphans:
 
     def remove(self, living: Collection[ContainerID]) -> None:
         """Remove those whose sandbox is not among the living and whose namespace is gone."""
-        for record in self._journal.records():
+        records = self._journal.records()
+        self._told = {one.key: self._told[one.key] for one in records if one.key in self._told}
+        for record in records:
             missing = record.origin is Origin.RUNTIME and record.pod and record.key.container_id not in living
             if missing and not self._view.still_there(record.namespace):
                 self._remove(record)
@@ -64,8 +66,6 @@ class Orphans:
                     self._attachments.detach(record)
                 except (NotReady, errors.CNIError) as problem:
                     self._tell(record.key, str(problem))
-                else:
-                    self._told.pop(record.key, None)
 
     def _tell(self, key: Key, problem: str) -> None:
         """Once, however often it is tried."""

@@ -99,6 +99,12 @@ clean() {
     command=$(daemonset '{.spec.template.spec.containers[?(@.name=="agent")].command[*]}')
     case "$command" in
     hotnic-agent)
+        if [ "$MODE" = --keep ]; then
+            arguments=$(daemonset '{.spec.template.spec.containers[?(@.name=="controller")].args[*]}')
+            case " $arguments " in
+            *" --withdraw "*) say "--detach was begun: what it has detached already is not attached again by this" ;;
+            esac
+        fi
         look
         # the relay would ask KubeVirt for what is taken away
         kubectl delete deployment hotnic-cluster -n "$NAMESPACE" --ignore-not-found --cascade=foreground

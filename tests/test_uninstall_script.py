@@ -233,3 +233,9 @@ def container(path: str, name: str) -> dict[str, Any]:
         one for one in document["spec"]["template"]["spec"]["containers"] if one["name"] == name
     )
     return found
+
+
+def test_who_keeps_after_a_detach_was_begun_is_told(cluster):
+    status, said = cluster.uninstall("--keep", answers=but((CONTROLLER, "node --withdraw")))
+    assert (status, "--detach was begun" in said) == (0, True)
+    assert "--detach was begun" not in cluster.uninstall("--keep")[1]
