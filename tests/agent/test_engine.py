@@ -577,6 +577,19 @@ def test_an_ended_pod_is_forgotten_before_the_runtime_has_removed_its_own_attach
     assert [record.key for record in story.journal.records()] == [key]
 
 
+def test_what_a_runtime_has_left_is_tried_again_and_told_once(story, monkeypatch, caplog):
+    monkeypatch.setattr(sweep, "SWEEP_S", 0.0)
+    gone, tries, detach = Namespace("/run/netns/gone", 4, 9), [], FakeAttachments.detach
+    monkeypatch.setattr(FakeAttachments, "detach", lambda self, record: (tries.append(record), detach(self, record)))
+    story.world.fails["del eth0"] = NotReady("PluginFailed", "no")
+    record = Record(Key(ContainerID("dead"), "eth0"), Origin.RUNTIME, Phase.ATTACHED, "", "", "{}", gone, POD)
+    story.journal.begin(record, durable=False)
+    until(lambda: len(tries) > 2)
+    assert caplog.text.count("left by a runtime") == 1
+    del story.world.fails["del eth0"]
+    until(lambda: story.journal.records() == ())
+
+
 def test_a_pod_that_never_was_ends_at_once(story):
     with story.outcomes.listen() as listener:
         story.apply("end", ended=True)
