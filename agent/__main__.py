@@ -60,6 +60,7 @@ def main() -> int:
         "Other commands, each with --help: `doctor` says what is wrong with the node, and what to do; `audit` lists, "
         "and mends, what dead containers left on it; `install` puts a file onto it; `uninstall` takes hotnic off it."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if os.geteuid() != 0:
@@ -75,12 +76,13 @@ def main() -> int:
 
 
 def _audit(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="hotnic-agent audit", description="Lists what dead containers left behind.")
+    about = "Lists what dead containers left behind. Places are those of the agent that serves, if none are named."
+    parser = argparse.ArgumentParser(prog="hotnic-agent audit", description=about, allow_abbrev=False)
     _add_places(parser)
     command.add_options(parser)
     logging.basicConfig(level=logging.ERROR, format="hotnic-agent audit: %(message)s")
     try:
-        return command.run(parser.parse_args(argv))
+        return command.run(doctor.parse(parser, argv))
     except (OSError, ValueError, errors.CNIError) as problem:
         print(f"hotnic-agent audit: {problem}", file=sys.stderr)  # noqa: T201
         return command.BLIND

@@ -8,6 +8,8 @@ name is `<network>-<container ID>-<ifname>`, ambiguous as networks have dashes t
 from __future__ import annotations
 
 import base64
+import binascii
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,8 +64,19 @@ def survey(dirs: Sequence[Path]) -> tuple[tuple[Cached, ...], Mapping[Path, str]
             except FileNotFoundError:  # its DEL came in between
                 continue
             except (OSError, ValueError, KeyError, TypeError) as error:
-                unreadable[path] = repr(error)
+                unreadable[path] = fault(error)
     return tuple(found), unreadable
+
+
+def fault(error: Exception) -> str:
+    """Return in words what is wrong with a document that could not be read."""
+    match error:
+        case KeyError():
+            return f"it has no {error}"
+        case json.JSONDecodeError() | UnicodeDecodeError():
+            return f"it is no JSON: {error}"
+        case _:
+            return str(error)
 
 
 def _read_directory(directory: Path, container_id: str) -> Iterator[Cached]:
@@ -80,13 +93,15 @@ def _read_directory(directory: Path, container_id: str) -> Iterator[Cached]:
         except FileNotFoundError:  # its DEL came in between
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("result cache file %s is skipped: %r", path, error)
+            log.warning("result cache file %s is skipped: %s", path, fault(error))
             continue
         if cached.container_id == container_id:
             yield cached
 
 
-def _decode(document: Mapping[str, Any], path: Path) -> Cached:
+def _decode(document: Any, path: Path) -> Cached:
+    if not isinstance(document, dict):
+        raise TypeError("it is no JSON object")
     if document["kind"] != _KIND:
         raise ValueError(f"kind is {document['kind']!r}, not {_KIND}")
     return Cached(
@@ -94,8 +109,8 @@ def _decode(document: Mapping[str, Any], path: Path) -> Cached:
         network=_text(document, "networkName"),
         ifname=_text(document, "ifName"),
         netns=_text(document, "netns") if "netns" in document else "",
-        config_text=base64.b64decode(_text(document, "config"), validate=True).decode(),
-        cni_args=tuple((str(key), str(value)) for key, value in document.get("cniArgs") or ()),
+        config_text=_decoded(document, "config"),
+        cni_args=_pairs(document, "cniArgs"),
         capability_args=_object(document, "capabilityArgs"),
         result=_object(document, "result"),
         path=path,
@@ -107,6 +122,21 @@ def _text(document: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} must be a string that is not empty")
     return value
+
+
+def _decoded(document: Mapping[str, Any], key: str) -> str:
+    text = _text(document, key)
+    try:
+        return base64.b64decode(text, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise ValueError(f"{key} is no text in base64") from None
+
+
+def _pairs(document: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    value = document.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
+        raise TypeError(f"{key} must be a list of pairs")
+    return tuple((str(name), str(text)) for name, text in value)
 
 
 def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

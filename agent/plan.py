@@ -11,7 +11,7 @@ Rules
 5. A name that another attachment of the pod holds is not taken from it: the later wish waits.
 6. What a runtime attached without an annotation's asking is never touched, and its name is taken.
 7. A held element is not attached; where it is attached already, it stays. So does what is attached under the name
-   that an element asks for which is wrong as it stands.
+   that it asks for, or an element which is wrong as it stands.
 8. A change that is known to be refused changes nothing: what is attached and whole stays as it is.
 """
 
@@ -95,8 +95,9 @@ def plan(
     usable = [one for one in whole if not _is_lost(one, links)]
     keep = () if desired.ended else tuple(_matches(desired.attachments, usable))
     update = () if desired.ended else tuple(_updates(desired.attachments, usable, keep))
-    asked = {wanted.selection.interface for wanted in desired.attachments}
-    spared = set() if desired.ended else set(desired.keep) - asked
+    asked = {wanted.selection.interface for wanted in desired.attachments if wanted.hold is None}
+    held = {wanted.selection.interface for wanted in desired.attachments if wanted.hold is not None}
+    spared = set() if desired.ended else {*desired.keep, *held} - asked
     staying = {step.record.key for step in keep} | {step.record.key for step in update}
     kept = staying | {one.key for one in usable if one.key.ifname in spared}
     detach = tuple(record for record in mine if record.key not in kept)

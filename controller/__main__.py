@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import logging
 import signal
 import sys
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hotnic-controller", description="Has the interfaces plugged that pods' annotations ask for."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('hotnic')}")
     roles = parser.add_subparsers(dest="role", required=True, metavar="ROLE")
     node = roles.add_parser("node", help="serve the pods of one node, together with its agent")
     add = node.add_argument

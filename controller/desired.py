@@ -3,7 +3,7 @@
 Rules
 1. What is wrong with one element is a Refusal; the element is not sent, the others are.
 2. A network that is missing is a hold, not a refusal: the element is sent and stays attached where it is, but is
-   not attached anew before the network exists.
+   not attached anew before the network exists. Until then what is attached under its interface name stays as well.
 3. A network that policy forbids is a hold as well, and a refusal: who was attached before the policy stays so.
 4. An annotation that is malformed as a whole changes nothing. Neither does anything once the pod is being deleted.
 5. In KubeVirt's pods an element without an interface name is a network binding plugin's, which sees to it by itself:
@@ -39,7 +39,7 @@ _RESERVED = {
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The agent does not attach the element, but keeps it where it is attached already."""
+    """The agent does not attach the element, but keeps it, and what else has its name, where that is attached."""
 
     state: State
     reason: str

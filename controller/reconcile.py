@@ -2,7 +2,7 @@
 
 Two kinds, each with its own threads, so that slow writes to the API never delay an edit on its way to the agent:
     apply    pod and networks -> desired set -> agent
-    publish  pod and the agent's outcome -> network-status, condition, event
+    publish  pod and the agent's outcome -> network-status, condition, events
 
 Rules
 1. Both start from what is known now, not from what happened: any of them can be repeated at any time.
@@ -12,7 +12,7 @@ Rules
 3. Without the agent nothing is sent. When it is there (again) everything is sent anew: it may have lost something.
 4. Before the agent is told that a pod has ended, the API server confirms it: a list for the wrong node would have
    every interface of this one removed.
-5. The event comes after the patch: whoever crashes in between tells nothing twice. Where it is not known whether a
+5. The events come after the patch: whoever crashes in between tells nothing twice. Where it is not known whether a
    patch was made, the pod shows it.
 6. The agent is sent an empty set for a pod that asks for nothing, but got interfaces from somebody else: it must know
    that no annotation asked for them before one asks for something alike.
@@ -105,7 +105,7 @@ class Reconciler:
         self._named: dict[PodRef, set[str]] = {}  # the networks that a pod's annotation ever named
         self._edited: dict[PodRef, float] = {}  # edits without an answer, since when
         self._doubtful: dict[PodRef, Report] = {}  # patches without an answer
-        self._untold: dict[PodRef, Event] = {}
+        self._untold: dict[PodRef, tuple[Event, ...]] = {}
 
     def start(self) -> None:
         """Start the passes. Pods and networks must be listed: one that is not known yet would be told to be missing."""
@@ -299,16 +299,15 @@ class Reconciler:
         return True
 
     def _tell(self, pod: Pod, written: Report | None) -> None:
-        """Tell the event of what was written, if the pod shows that it was, and what could not be told before."""
+        """Tell the events of what was written, if the pod shows that it was, and what could not be told before."""
         ref = pod.ref
         if written is not None and written.is_shown_by(pod):
             self._doubtful.pop(ref, None)
-            if written.event is not None:
-                self._untold[ref] = written.event
-        event = self._untold.get(ref)
-        if event is not None:
-            self._cluster.tell(pod, event)
-            self._untold.pop(ref, None)
+            self._untold[ref] = (*self._untold.get(ref, ()), *written.events)
+        while events := self._untold.get(ref):
+            self._cluster.tell(pod, events[0])
+            self._untold[ref] = events[1:]
+        self._untold.pop(ref, None)
 
     def _read_again(self, pod: Pod) -> None:
         found = self._cluster.find(pod.ref)

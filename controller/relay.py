@@ -89,7 +89,7 @@ class Relay:
         self._workers: Workers[str] = Workers("relay", self._pass)
         self.inventory = Inventory(policy, addresses, self._workers.touch)
         self._denials: dict[str, _Denials] = {}
-        self._untold: dict[str, Event] = {}
+        self._untold: dict[str, tuple[Event, ...]] = {}
         self._unsupported: dict[str, tuple[str, str]] = {}  # instances without a VM: the UID and annotation told of
 
     def start(self) -> None:
@@ -172,14 +172,15 @@ class Relay:
         denials = self._denials.get(machine.key)
         if denials is not None and denials.hold_for(machine):  # it was not somebody else who changed the VM
             self._denials[machine.key] = replace(denials, machine=_as_admitted(newer))
-        if news.event is not None:
-            self._untold[machine.key] = news.event
+        if news.events:
+            self._untold[machine.key] = news.events
         self._tell(newer)
 
     def _tell(self, about: Machine) -> None:
-        if event := self._untold.get(about.key):
-            self._cluster.tell_of(about, event, self._seconds())
-            self._untold.pop(about.key, None)
+        while events := self._untold.get(about.key):
+            self._cluster.tell_of(about, events[0], self._seconds())
+            self._untold[about.key] = events[1:]
+        self._untold.pop(about.key, None)
 
     def _read_again(self, machine: Machine) -> None:
         found = self._cluster.find_machine(machine.namespace, machine.name)
@@ -199,7 +200,7 @@ class Relay:
         fingerprint = draft.changes[0].fingerprint if draft.changes else ""
         if not fingerprint:
             text = shortened(f"vm [{machine.key}]: {cause}", EVENT_BYTES)
-            self._untold[machine.key] = Event("InterfaceAddRejected", text, warning=True)
+            self._untold[machine.key] = (Event("InterfaceAddRejected", text, warning=True),)
         self._remember(machine, {fingerprint: cause})
 
     def _remember(self, machine: Machine, causes: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from cni.status import entries as status_entries
 from controller.desired import NETWORK_NOT_FOUND
 from controller.model import NETWORK_STATUS, NETWORKS, Event
 from controller.relay_plan import MAC_IN_USE, Entry, Hold, Plan, World
-from controller.report import EVENT_BYTES, MESSAGE_BYTES, shortened
+from controller.report import MESSAGE_BYTES, by_reason, shortened
 from controller.vms import MANAGED, READY, REASON, Instance, Link, Machine, Nic, Stage, pod_interface
 
 NAME, STATE = "hotnic.dev/name", "hotnic.dev/state"
@@ -50,10 +50,10 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The annotations to write (None: to remove), and the event about what is new in them."""
+    """The annotations to write (None: to remove), and the events about what is new in them."""
 
     annotations: Mapping[str, str | None]
-    event: Event | None
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class _Told:
 def report(machine: Machine, plan: Plan, world: World) -> Report:
     """Return what to tell once the plan's changes are made."""
     if not {NETWORKS, MANAGED, READY} & machine.annotations.keys():
-        return Report({}, None)
+        return Report({}, ())
     nics = plan.devices.nics(machine.namespace)
     told = [_told(entry, nics.get(entry.name), machine, world) for entry in plan.entries]
     status = _status(machine, [one.document for one in told])
@@ -77,7 +77,7 @@ def report(machine: Machine, plan: Plan, world: World) -> Report:
         READY: ready,
         REASON: reason,
     }
-    return Report(annotations, _event(machine, plan, told, reason))
+    return Report(annotations, _events(machine, plan, told, reason))
 
 
 def _told(entry: Entry, nic: Nic | None, machine: Machine, world: World) -> _Told:
@@ -217,10 +217,10 @@ def _place(entry: Entry) -> str:
     return f"{entry.name} ({entry.network})" if entry.name and entry.network else entry.name or entry.network or "?"
 
 
-# -- the event ------------------------------------------------------------------------------------------------------
+# -- the events -----------------------------------------------------------------------------------------------------
 
 
-def _event(machine: Machine, plan: Plan, told: Sequence[_Told], reason: str) -> Event | None:
+def _events(machine: Machine, plan: Plan, told: Sequence[_Told], reason: str) -> tuple[Event, ...]:
     clauses: list[tuple[int, str]] = []
     if plan.malformed is not None and machine.annotations.get(REASON) != reason:
         clauses.append((_REJECTED, reason.partition(": ")[2]))
@@ -230,12 +230,7 @@ def _event(machine: Machine, plan: Plan, told: Sequence[_Told], reason: str) -> 
     for (name, network), entry in before.items():
         if name and name not in names and entry.get(STATE) not in {Stage.PENDING.value, Stage.FAILED.value}:
             clauses.append((_REMOVED, f"removed interface {name} from network: {network}"))
-    if not clauses:
-        return None
-    clauses.sort(key=lambda clause: clause[0])  # the gravest survive the shortening
-    text = f"vm [{machine.key}]: {'; '.join(text for _, text in clauses)}"
-    gravity = clauses[0][0]
-    return Event(_REASONS[gravity], shortened(text, EVENT_BYTES), warning=gravity <= _RESTART)
+    return by_reason(f"vm [{machine.key}]", clauses, _REASONS, _RESTART)
 
 
 def _key(document: Mapping[str, Any]) -> tuple[str, str]:

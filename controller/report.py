@@ -7,15 +7,15 @@ Rules
    truth, only compared with.
 3. The condition is True when everything asked for is attached, as it was made, and everything else is gone. A pod that
    never asked for anything has none.
-4. One event for all interfaces, its reason that of the gravest clause: rejected, failed to add, failed to remove,
-   changed by somebody, repaired, added, removed. Waiting is no failure: what was not tried yet makes no clause.
+4. One event for each reason that occurs, with all its interfaces and no others: rejected, failed to add, failed to
+   remove, changed by somebody, repaired, added, removed. Waiting is no failure: what was not tried yet makes no clause.
 5. What somebody had changed and the agent has repaired stays in the condition's message for as long as the agent says
    it, so that rule 1 holds for its event too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Report:
 
     status: str | None = None  # the new network-status
     condition: Condition | None = None
-    event: Event | None = None
+    events: tuple[Event, ...] = ()
 
     def is_shown_by(self, pod: Pod) -> bool:
         """Whether the pod is as one on which this was written."""
@@ -84,7 +84,7 @@ def report(pod: Pod, wish: Wish, outcome: Outcome | None, now: str) -> Report:
             status, told = _status(pod, outcome)
             cause = f"annotation {NETWORKS}, position {wish.position}: {wish.reason}"
             rejected = _rejected(pod, "InvalidAnnotation", f"will not change interfaces: {cause}", now)
-            return Report(status, rejected.condition, rejected.event or _event(pod, told))
+            return Report(status, rejected.condition, (*rejected.events, *_events(pod, told)))
         case Desired() if outcome is None:
             lack = _Lack(State.PENDING, "NoAnswer", "the node agent has not answered yet", None)
             return Report(condition=_condition(pod, [lack], 0, now))
@@ -97,13 +97,13 @@ def _completed(pod: Pod, outcome: Outcome, now: str) -> Report:
     status, clauses = _status(pod, outcome)
     lack = _Lack(State.REFUSED, "PodCompleted", "the pod has completed, its interfaces are detached", None)
     condition = _condition(pod, [lack], 0, now) if pod.condition else None
-    return Report(status, condition, _event(pod, clauses))
+    return Report(status, condition, _events(pod, clauses))
 
 
 def _rejected(pod: Pod, reason: str, text: str, now: str) -> Report:
     lack = _Lack(State.REFUSED, reason, text, _Clause(_REJECTED, text))
     condition = _condition(pod, [lack], 0, now)
-    return Report(condition=condition, event=_event(pod, _news(pod, [lack])) if condition else None)
+    return Report(condition=condition, events=_events(pod, _news(pod, [lack])) if condition else ())
 
 
 def _of_outcome(pod: Pod, wish: Desired, outcome: Outcome, now: str) -> Report:
@@ -118,7 +118,7 @@ def _of_outcome(pod: Pod, wish: Desired, outcome: Outcome, now: str) -> Report:
     status, clauses = _status(pod, outcome)
     if condition:
         clauses += _news(pod, [*lacks, *repaired])
-    return Report(status, condition, _event(pod, clauses))
+    return Report(status, condition, _events(pod, clauses))
 
 
 def _only_waits(outcome: Outcome) -> bool:
@@ -276,7 +276,7 @@ def _condition(
     return None if condition == old else condition
 
 
-# -- the event --------------------------------------------------------------------------------------------------
+# -- the events -------------------------------------------------------------------------------------------------
 
 
 def _news(pod: Pod, lacks: Sequence[_Lack]) -> list[_Clause]:
@@ -285,13 +285,22 @@ def _news(pod: Pod, lacks: Sequence[_Lack]) -> list[_Clause]:
     return [lack.clause for lack in lacks if lack.clause and f"; {lack.text}; " not in told]
 
 
-def _event(pod: Pod, clauses: Sequence[_Clause]) -> Event | None:
-    if not clauses:
-        return None
-    ordered = sorted(clauses, key=lambda clause: clause.gravity)  # the gravest survive the shortening
-    text = f"pod [{pod.ref}]: {'; '.join(clause.text for clause in ordered)}"
-    gravity = ordered[0].gravity
-    return Event(_GRAVITY[gravity], shortened(text, EVENT_BYTES), warning=gravity <= _DRIFTED)
+def _events(pod: Pod, clauses: Sequence[_Clause]) -> tuple[Event, ...]:
+    pairs = [(clause.gravity, clause.text) for clause in clauses]
+    return by_reason(f"pod [{pod.ref}]", pairs, _GRAVITY, _DRIFTED)
+
+
+def by_reason(about: str, clauses: Iterable[tuple[int, str]], reasons: Sequence[str], warn: int) -> tuple[Event, ...]:
+    """Return one event for each reason that occurs. The number of a clause is that of its reason; up to `warn` they
+    are warnings.
+    """
+    texts: dict[int, list[str]] = {}
+    for number, text in clauses:
+        texts.setdefault(number, []).append(text)
+    return tuple(
+        Event(reasons[number], shortened(f"{about}: {'; '.join(texts[number])}", EVENT_BYTES), warning=number <= warn)
+        for number in sorted(texts)
+    )
 
 
 def _place(interface: str, network: str) -> str:

@@ -60,7 +60,7 @@ class Installed:
         """Import the image on every node, and apply the overlay."""
         load(self.archive, self.cluster.nodes)
         folder = REPOSITORY / self.overlay if self.settings is None else self._written(self.settings)
-        self.cluster.kubectl("apply", "--server-side", "-k", str(folder))
+        self.cluster.kubectl("apply", "-k", str(folder))
         product.wait_established(self.cluster)
 
     def start(self) -> None:

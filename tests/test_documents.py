@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.metrics import MetricWrapperBase
 
+from agent import metrics as agent_metrics
+from controller import metrics as controller_metrics
 from e2e import rights
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +25,7 @@ def rows(text: str) -> list[list[str]]:
     return [
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in lines
-        if not line.startswith(("| ---", "| threat"))
+        if not line.startswith(("| ---", "| threat", "| overlay |", "| name |"))
     ]
 
 
@@ -79,6 +82,47 @@ def test_every_overlay_is_in_the_document_on_installing():
     assert set(re.findall(r"\| `manifests/overlays/([a-z0-9-]+)` \|", text)) == {
         path.name for path in (ROOT / "manifests/overlays").iterdir()
     }
+
+
+def settings_of(overlay: Path) -> dict[str, str]:
+    """Return the settings that an overlay's components set, each with its component."""
+    found = {}
+    for name in yaml.safe_load((overlay / "kustomization.yaml").read_text()).get("components", ()):
+        component = yaml.safe_load((overlay / name / "kustomization.yaml").read_text())
+        patches = [one for one in component.get("patches", ()) if one["target"]["name"] == "hotnic-settings"]
+        operations = [one for patch in patches for one in yaml.safe_load(patch["patch"])]
+        found |= {one["path"].removeprefix("/data/"): f"components/{Path(name).name}" for one in operations}
+    return found
+
+
+def test_which_overlay_sets_which_setting_and_brings_the_definition_is_said_where_people_edit():
+    overlays = sorted((ROOT / "manifests/overlays").iterdir())
+    table = {cells[0].strip("`"): cells[1:] for cells in rows((ROOT / "manifests/README.md").read_text())}
+    about = (ROOT / "manifests/base/settings.yaml").read_text().partition("\napiVersion")[0]
+    for overlay in overlays:
+        keys, where, definition = table[overlay.name]
+        settings = settings_of(overlay)
+        assert set(re.findall(r"`(\w+)`", keys)) == settings.keys(), overlay
+        assert set(re.findall(r"`([\w/]+)`", where)) == set(settings.values()), overlay
+        has_crd = "components/crd" in (overlay / "kustomization.yaml").read_text().partition("\ncomponents:")[2]
+        assert definition.startswith("in it") is has_crd, overlay
+        assert all(key in about and overlay.name in about for key in settings), overlay
+
+
+def counted(module: object) -> dict[str, tuple[str, str]]:
+    """Return the metrics that a module makes: kind and labels by the name that is scraped."""
+    ours = [one for one in vars(module).values() if isinstance(one, MetricWrapperBase)]
+    return {
+        f"{one._name}_total" if one._type == "counter" else one._name: (one._type, ", ".join(one._labelnames))
+        for one in ours
+    }
+
+
+def test_every_metric_is_in_the_document_and_nothing_else():
+    listed = [cells for cells in rows((ROOT / "docs/metrics.md").read_text()) if all(cells)]
+    document = {name.strip("`"): (kind, labels.replace("`", "").strip("–")) for name, kind, labels, _ in listed}
+    assert document == counted(agent_metrics) | counted(controller_metrics)
+    assert len(listed) == len(document) > 10
 
 
 def test_a_container_whose_rights_are_open_is_an_error(monkeypatch):

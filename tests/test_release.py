@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from agent import __main__ as agent
+from controller import __main__ as controller
 from image import __main__ as command
 from image import oci, parts
 
@@ -35,6 +37,14 @@ def test_the_manifests_name_the_image_of_this_version_everywhere():
 
 def test_who_looks_why_an_agent_does_not_start_is_told_to_do_so_with_this_version():
     assert f"--image={IMAGE} " in (ROOT / "docs/install.md").read_text()
+
+
+@pytest.mark.parametrize(("main", "name"), [(agent.main, "hotnic-agent"), (controller.main, "hotnic-controller")])
+def test_the_programs_say_which_version_they_are(main, name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--version"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert (end.value.code, capsys.readouterr().out) == (0, f"{name} {parts.version()}\n")
 
 
 def test_the_image_is_made_under_the_name_that_the_manifests_have(monkeypatch):

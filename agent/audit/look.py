@@ -129,7 +129,7 @@ class Node:
                 except FileNotFoundError:  # its DEL came in between
                     continue
                 except (OSError, ValueError, KeyError, TypeError) as problem:
-                    self.blind.append(f"journal {path}: {problem!r}")
+                    self.blind.append(f"journal {path}: {cache.fault(problem)}")
 
     def _on_disk(self) -> Iterator[str]:
         for name in sorted(confdir.names(self.conf_dirs)):

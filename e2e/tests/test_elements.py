@@ -162,6 +162,7 @@ def test_eth0_is_refused_and_unharmed(ns):
     pod.plug([{"name": "blue", "interface": "eth0"}, {"name": "blue", "interface": "x1"}])
     pod.wait_event("InterfaceAddRejected", "eth0")
     pod.wait("x1 is published", lambda: "x1" in pod.reported())
+    assert "interface eth0" not in pod.wait_event("AddedInterface", "interface x1 ")  # an event of its own
     pod.plug([{"name": "blue", "interface": "x1"}])
     pod.wait_ready("x1")
     pod.plug([])

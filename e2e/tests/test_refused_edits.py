@@ -12,6 +12,7 @@ WRONG = {
     "no-state": ({"cni-args": {"linkState": "sideways"}}, "linkState='sideways'"),
     "half-a-bandwidth": ({"bandwidth": {"ingressRate": 1000}}, "Rate"),
     "a-capability-that-is-not-declared": ({"ips": ["10.1.1.1/24"]}, "ips"),
+    "a-network-that-is-not-there": ({"name": "nope"}, "nope does not exist"),
     "what-the-policy-forbids": ({"cni-args": {"logFile": "/etc/passwd"}}, "/etc/passwd"),
 }
 

@@ -100,6 +100,32 @@ def test_a_file_that_is_half_written_is_skipped_with_a_warning(tmp_path, caplog,
     assert "bad-c1-net1" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"kind": ...}, "it has no 'kind'"),
+        ({"kind": "other"}, "kind is 'other', not cniCacheV1"),
+        ({"ifName": 7}, "ifName must be a string that is not empty"),
+        ({"config": "&"}, "config is no text in base64"),
+        ({"config": "/w=="}, "config is no text in base64"),
+        ({"cniArgs": [["K", "v", "w"]]}, "cniArgs must be a list of pairs"),
+        ({"cniArgs": {"K": "v"}}, "cniArgs must be a list of pairs"),
+        ({"capabilityArgs": [1]}, "capabilityArgs must be an object"),
+        (b"[]", "it is no JSON object"),
+        (b"half", "it is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"\xff", "it is no JSON: "),
+    ],
+)
+def test_why_a_file_cannot_be_read_is_said_in_words(tmp_path, caplog, content, said):
+    path = put(tmp_path, **(content if isinstance(content, dict) else {}))
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    found, unreadable = cache.survey([tmp_path])
+    assert (found, unreadable[path].startswith(said)) == ((), True), unreadable
+    assert cache.read([tmp_path], "c1") == ()
+    assert f"{path} is skipped: {unreadable[path]}" in caplog.text
+
+
 def test_what_is_no_file_is_skipped(tmp_path, caplog):
     (tmp_path / "dir-c1-net1").mkdir()
     (tmp_path / "gone-c1-net1").symlink_to(tmp_path / "nowhere")

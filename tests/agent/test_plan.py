@@ -139,6 +139,29 @@ def test_a_held_element_is_not_attached_but_stays_where_it_is_attached():
     assert kept.detach == ()
 
 
+def test_what_a_held_element_would_replace_stays_until_it_can_be_attached_or_is_taken_out():
+    hold = Hold(State.PENDING, "NetworkNotFound", "no such network")
+    there, held = record(wish("a", "x1"), "x1"), wish("nope", "x1", hold)
+    decided = decide(held, records=(there,))
+    assert (decided.detach, decided.attach, [step.hold for step in decided.withhold]) == ((), (), [hold])
+    again = decide(held, wish("a"), records=(there,))  # the name is taken
+    assert (again.detach, names(again.attach)) == ((), ["net1"])
+    found = decide(wish("nope", "x1"), records=(there,))
+    assert (found.detach, names(found.attach)) == ((there,), ["x1"])
+    for others in ((), (wish("nope", "x2", hold),), (wish("nope", "", hold),)):
+        assert decide(*others, records=(there,)).detach == (there,)
+    assert decide(held, records=(there,), ended=True).detach == (there,)
+    half = record(wish("a", "x1"), "x1", phase=Phase.ADDING)
+    assert decide(held, records=(half,)).detach == (half,)
+
+
+def test_a_forbidden_element_keeps_what_it_would_replace_whether_or_not_its_name_is_sent_to_be_kept():
+    hold, there = Hold(State.REFUSED, "NamespaceForbidden", "policy"), record(wish("a", "x1"), "x1")
+    for keep in ((), ("x1",)):
+        decided = decide(wish("far", "x1", hold), keep=keep, records=(there,))
+        assert (decided.detach, decided.attach) == ((), ())
+
+
 def test_what_a_wrong_element_names_stays_until_it_is_mended_or_the_pod_ends():
     there = record(wish("a", "x1"), "x1")
     assert decide(keep=("x1",), records=(there,)).detach == ()

@@ -91,7 +91,9 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
         pod = self.pods[uid]
         request = pod.desired
         wanted = {} if request.ended else self._named(pod, request.attachments)
-        for interface in [name for name, link in pod.links.items() if wanted.get(name, ("", ""))[:2] != link]:
+        stays = set() if request.ended else {*request.keep, *_held(request.attachments)}
+        changed = [name for name, link in pod.links.items() if wanted.get(name) != link]
+        for interface in [name for name in changed if name not in stays]:
             network, _ = pod.links.pop(interface)
             pod.released.add(f"{interface} {network}")
         progress = [] if request.ended else [self._attach(pod, *item) for item in enumerate(request.attachments)]
@@ -149,6 +151,11 @@ class FakeAgent(agent_pb2_grpc.AgentServicer):
             pod.outcome = outcome
         for listener in self._listeners:
             listener.put(outcome)
+
+
+def _held(attachments: Any) -> Iterator[str]:
+    """Yield the names under which what is attached stays, for their elements cannot be attached now."""
+    yield from (json.loads(one.element).get("interface", "") for one in attachments if one.HasField("hold"))
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def test_a_malformed_annotation_is_told_and_what_is_plugged_stays_told():
 
 
 def test_a_vm_that_never_asked_is_told_nothing():
-    assert told(machine(None, lists(NET1))) == relay_status.Report({}, None)
+    assert told(machine(None, lists(NET1))) == relay_status.Report({}, ())
 
 
 def test_when_the_last_interface_has_gone_only_that_is_left_to_tell():
@@ -229,16 +229,21 @@ def test_a_second_look_writes_nothing_and_tells_nothing():
         first = told(vm, around)
         after = rewritten(vm, first)
         second = told(after, around)
-        assert second.event is None
+        assert second.events == ()
         assert {key: text for key, text in second.annotations.items() if text != after.annotations.get(key)} == {}
 
 
 # -- events ---------------------------------------------------------------------------------------------------------
 
 
+def events(vm, around=None, **how):
+    return [(one.reason, one.warning, one.message) for one in told(vm, around, **how).events]
+
+
 def event(vm, around=None, **how):
-    news = told(vm, around, **how).event
-    return news and (news.reason, news.warning, news.message)
+    found = events(vm, around, **how)
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def told_before(wish, state, message="", **parts):
@@ -291,18 +296,19 @@ def test_an_interface_that_has_left_is_an_event():
     assert gone("Pending") is None
 
 
-def test_one_event_for_all_with_the_gravest_first():
+def test_each_reason_is_an_event_of_its_own_interfaces_with_the_gravest_first():
     vm = machine('[{"name":"blue","interface":"net1"},{"name":"blue","interface":"net2","ips":["10.0.0.1/24"]}]',
                  lists(NET1), managed="net1")  # fmt: skip
-    reason, _, text = event(vm, guest(link("net1")))
-    assert reason == "InterfaceAddRejected"
-    assert text.index("net2") < text.index("added interface net1")
+    (rejected, is_grave, refusal), (added, is_bad, addition) = events(vm, guest(link("net1")))
+    assert (rejected, is_grave, added, is_bad) == ("InterfaceAddRejected", True, "AddedInterface", False)
+    assert refusal.startswith("vm [ns/v]: will not add interface net2 to network: ns/blue: ips: ")
+    assert addition == f"vm [ns/v]: added interface net1 to network: ns/blue(mac: {MAC})"
 
 
 def test_long_causes_are_cut_to_what_the_api_takes():
     slots = guest(conditions=[condition("Synchronized", "False", message="ä" * 5000)])
     news = told(vm_with(), slots)
-    assert len(news.event.message.encode()) <= 1024
+    assert [len(one.message.encode()) <= 1024 for one in news.events] == [True]
     assert len(news.annotations[REASON].encode()) <= 4096
 
 

@@ -21,8 +21,12 @@ def interfaces(text: str | None) -> list[str]:
 
 
 def told(found: Report) -> tuple[str, str]:
-    assert found.event is not None
-    return found.event.reason, found.event.message
+    (event,) = found.events
+    return event.reason, event.message
+
+
+def tellings(found: Report) -> list[tuple[str, str]]:
+    return [(event.reason, event.message) for event in found.events]
 
 
 # -- what is attached -----------------------------------------------------------------------------------------------
@@ -55,7 +59,7 @@ def test_what_is_told_already_is_not_told_again():
 
 def test_what_a_runtime_attached_and_published_is_no_news():
     found = report(build.pod(status=entries("net1")), ONE, outcome(attached("net1")), NOW)
-    assert (found.status, found.event) == (None, None)
+    assert (found.status, found.events) == (None, ())
     assert found.condition is not None
 
 
@@ -68,9 +72,13 @@ def test_another_address_of_the_same_interface_is_told():
 def test_another_network_on_the_same_interface_is_removed_and_added():
     pod = build.pod(status=entries("net1", network="ns/red"))
     found = report(pod, ONE, outcome(attached("net1"), released=["net1 ns/blue"]), NOW)
-    reason, message = told(found)
-    assert reason == "AddedInterface"
-    assert message.endswith("; removed interface net1 from network: red")
+    assert tellings(found) == [
+        (
+            "AddedInterface",
+            "pod [ns/p]: added interface net1 to network: blue(ips: [10.9.0.7], mac: 02:00:00:00:00:01)",
+        ),
+        ("RemovedInterface", "pod [ns/p]: removed interface net1 from network: red"),
+    ]
 
 
 def test_entries_of_others_are_kept_with_keys_and_order():
@@ -101,12 +109,12 @@ def test_what_has_drifted_makes_the_pod_unready_and_is_told_once_for_as_long_as_
         "Drifted",
         "pod [ns/p]: interface net1 to network: blue is not as it was attached: its MAC is another",
     )
-    assert found.event.warning
+    assert found.events[0].warning
     message = found.condition.message
     pod = build.pod(status=entries("net1"), conditions=[build.ready("False", "Drifted", message, BEFORE)])
     assert report(pod, ONE, news, NOW) == Report()
     found = report(pod, ONE, outcome(attached("net1")), NOW)
-    assert (found.condition, found.event) == (Condition(True, "AllAttached", "attached: 1", NOW), None)
+    assert (found.condition, found.events) == (Condition(True, "AllAttached", "attached: 1", NOW), ())
 
 
 def test_a_repair_is_told_once_and_stays_in_the_condition():
@@ -119,11 +127,11 @@ def test_a_repair_is_told_once_and_stays_in_the_condition():
         "DriftRepaired",
         "pod [ns/p]: interface net1 to network: blue had been changed and is repaired: at 12:00:00Z: link net1 is down",
     )
-    assert not found.event.warning
+    assert not found.events[0].warning
     pod = build.pod(status=entries("net1"), conditions=[build.ready("True", "AllAttached", message, BEFORE)])
     assert report(pod, ONE, news, NOW) == Report()
     found = report(pod, ONE, outcome(attached("net1")), NOW)
-    assert (found.condition.message, found.event) == ("attached: 1", None)
+    assert (found.condition.message, found.events) == ("attached: 1", ())
 
 
 def test_a_worse_lack_names_the_condition_and_a_repair_is_told_beside_it():
@@ -139,7 +147,7 @@ def test_what_is_gone_and_stays_so_leaves_the_status():
     gone = lacking(PENDING, "net1", "Drifted", "interface net1 is gone", attempts=0)
     found = report(build.pod(status=entries("net1")), ONE, outcome(gone, released=["net1 ns/blue"]), NOW)
     assert interfaces(found.status) == ["eth0"]
-    assert told(found)[0] == "Drifted"
+    assert [reason for reason, _ in tellings(found)] == ["Drifted", "RemovedInterface"]
 
 
 # -- what is gone ---------------------------------------------------------------------------------------------------
@@ -183,9 +191,14 @@ def test_one_works_and_one_fails_is_what_the_user_reads():
     found = report(build.pod(networks="x"), TWO, outcome(attached("net1"), failed), NOW)
     assert interfaces(found.status) == ["net1"]
     assert found.condition == Condition(False, "AddFailed", "net2 (ns/red): AddFailed: no address left", NOW)
-    reason, message = told(found)
-    assert reason == "FailedAddingInterface"
-    assert message.startswith("pod [ns/p]: failed adding interface net2 to network: red: no address left; added ")
+    assert tellings(found) == [
+        ("FailedAddingInterface", "pod [ns/p]: failed adding interface net2 to network: red: no address left"),
+        (
+            "AddedInterface",
+            "pod [ns/p]: added interface net1 to network: blue(ips: [10.9.0.7], mac: 02:00:00:00:00:01)",
+        ),
+    ]
+    assert [event.warning for event in found.events] == [True, False]
 
 
 def test_a_retry_that_ends_as_before_writes_nothing():
@@ -220,7 +233,7 @@ def test_healing_is_ready_again():
 def test_waiting_is_no_failure():
     waits = lacking(PENDING, "net1", "InProgress", "being attached", attempts=0)
     found = report(build.pod(), ONE, outcome(waits), NOW)
-    assert found.event is None
+    assert found.events == ()
     assert found.condition == Condition(False, "InProgress", "net1 (ns/blue): InProgress: being attached", NOW)
 
 
@@ -243,21 +256,25 @@ def test_what_the_agent_refuses_is_rejected():
     assert found.condition.reason == "CapabilityMissing"
 
 
-def test_the_gravest_lack_names_the_condition_and_the_event():
+def test_the_gravest_lack_names_the_condition_and_each_reason_is_an_event_of_its_own_interfaces():
     news = outcome(
         lacking(PENDING, "net1", "AddFailed", "busy"),
         lacking(REFUSED, "net2", "Wrong", "as asked", position=1),
         lacking(DETACHING, "net3", "DelFailed", "stuck", position=-1),
         attached("net4", position=2),
+        lacking(PENDING, "net5", "AddFailed", "full", position=3),
+        released=["net6 ns/blue"],
     )
-    found = report(build.pod(), TWO, news, NOW)
+    found = report(build.pod(status=entries("net6")), TWO, news, NOW)
     assert found.condition is not None
     assert found.condition.reason == "Wrong"
-    assert [part.split(" interface")[0] for part in told(found)[1].split(": ", 1)[1].split("; ")] == [
-        "will not add",
-        "failed adding",
-        "failed removing",
-        "added",
+    parts = {reason: message.removeprefix("pod [ns/p]: ").split("; ") for reason, message in tellings(found)}
+    assert [(reason, [" ".join(part.split()[:5]) for part in said]) for reason, said in parts.items()] == [
+        ("InterfaceAddRejected", ["will not add interface net2"]),
+        ("FailedAddingInterface", ["failed adding interface net1 to", "failed adding interface net5 to"]),
+        ("FailedRemovingInterface", ["failed removing interface net3 from"]),
+        ("AddedInterface", ["added interface net4 to network:"]),
+        ("RemovedInterface", ["removed interface net6 from network:"]),
     ]
 
 
@@ -271,8 +288,10 @@ def test_a_refusal_of_ours_is_told_beside_what_was_attached():
     assert found.condition == Condition(
         False, "InterfaceReserved", "eth0 (ns/red): InterfaceReserved: is the pod's own", NOW
     )
-    assert told(found)[0] == "InterfaceAddRejected"
-    assert "will not add interface eth0 to network: red: is the pod's own" in told(found)[1]
+    assert tellings(found)[0] == (
+        "InterfaceAddRejected", "pod [ns/p]: will not add interface eth0 to network: red: is the pod's own",
+    )  # fmt: skip
+    assert [reason for reason, _ in tellings(found)[1:]] == ["AddedInterface"]
 
 
 def test_an_element_without_any_name_is_told_by_its_place():
@@ -338,7 +357,7 @@ def test_a_pod_that_lost_its_sandbox_is_not_ready():
     pod = build.pod(conditions=[build.ready("True", "AllAttached", "attached: 1", BEFORE)])
     found = report(pod, ONE, outcome(waits, sandbox=""), NOW)
     assert found.condition == Condition(False, "NoSandbox", "net1 (ns/blue): NoSandbox: no sandbox yet", NOW)
-    assert found.event is None
+    assert found.events == ()
 
 
 def test_an_edit_without_an_answer_is_not_ready():
@@ -399,7 +418,7 @@ def test_what_the_guest_has_not_let_go_stays_published_as_that():
     found = report(pod, NONE, outcome(in_guest(going, "Detaching")), NOW)
     (entry,) = json.loads(found.status)
     assert (entry["hotnic.dev/vm"]["state"], entry["hotnic.dev/vm"]["port"]) == ("Detaching", "rp2")
-    assert (found.condition.reason, found.event) == ("WaitingForGuest", None)
+    assert (found.condition.reason, found.events) == ("WaitingForGuest", ())
 
 
 def test_an_entry_of_another_network_is_not_said_to_leave():

@@ -4,6 +4,7 @@ A real gRPC agent without a kernel, a cluster without a server; everything betwe
 """
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -191,12 +192,51 @@ def test_one_works_one_fails_and_joins_when_its_cause_is_gone(story):
     for _ in range(3):
         story.agent.settle("uid-p")
     story.rest()
-    assert story.cluster.writes == ["status", "event"]
+    assert story.cluster.writes == ["status", "event", "event"]
     del story.agent.failures["ns/red"]
     story.agent.settle("uid-p")
     until(lambda: story.condition() == (True, "AllAttached"))
     story.rest()
-    assert story.events() == ["FailedAddingInterface", "AddedInterface"]
+    assert story.events() == ["FailedAddingInterface", "AddedInterface", "AddedInterface"]
+
+
+def test_an_edit_that_adds_refuses_and_removes_is_an_event_of_each_and_one_write_of_the_status(story):
+    story.cluster.annotate("p", networks="blue@net1")
+    until(lambda: story.condition() == (True, "AllAttached"))
+    story.rest()
+    story.cluster.refuses_events = True
+    story.cluster.annotate("p", networks="red@net2,red@eth0,blue@net3,ghost@net4")
+    until(lambda: story.condition() == (False, "InterfaceReserved"))
+    story.cluster.refuses_events = False
+    until(lambda: len(story.cluster.events) == 5)
+    story.rest()
+    told = {event.reason: event.message for event in story.cluster.events[1:]}
+    assert {reason: re.findall(r"interface (\w+) (?:to|from) network", text) for reason, text in told.items()} == {
+        "InterfaceAddRejected": ["eth0"],
+        "FailedAddingInterface": ["net4"],
+        "AddedInterface": ["net2", "net3"],
+        "RemovedInterface": ["net1"],
+    }
+    assert story.cluster.writes == ["status", "event", "status", *["event"] * 4]
+
+
+def test_of_several_events_none_is_told_twice_where_the_api_server_goes_away_between_them(story):
+    told, tell = [], story.cluster.tell
+
+    def tell_and_go(pod, event):
+        tell(pod, event)
+        told.append(event.reason)
+        story.cluster.is_down = len(told) == 1
+
+    story.cluster.tell = tell_and_go
+    story.cluster.annotate("p", networks="blue@net1,red@eth0")
+    until(lambda: told)
+    time.sleep(0.05)
+    assert told == ["InterfaceAddRejected"]
+    story.cluster.is_down = False
+    until(lambda: len(told) == 2)
+    story.rest()
+    assert told == ["InterfaceAddRejected", "AddedInterface"]
 
 
 def test_a_network_that_appears_is_attached_at_once(story):
@@ -216,6 +256,25 @@ def test_a_network_that_disappears_leaves_what_is_attached(story):
     story.rest()
     assert (story.published(), story.condition()) == (["net1"], (True, "AllAttached"))
     assert story.cluster.writes == ["status", "event"]
+
+
+def test_a_network_that_is_not_there_costs_no_interface_and_takes_its_place_when_it_comes(story):
+    story.cluster.annotate("p", networks="blue@net1,red@net2")
+    until(lambda: story.condition() == (True, "AllAttached"))
+    story.rest()
+    before = story.pod().network_status
+    story.cluster.annotate("p", networks="ghost@net1,red@net2")
+    until(lambda: story.condition() == (False, "NetworkNotFound"))
+    story.rest()
+    assert story.pod().network_status == before
+    assert "net1 (ns/ghost): NetworkNotFound: " in story.pod().condition.message
+    assert story.events() == ["AddedInterface", "FailedAddingInterface"]
+    story.controller.networks.change(build.network("ghost", version=500))
+    until(lambda: story.condition() == (True, "AllAttached"))
+    story.rest()
+    assert {one["interface"]: one["name"] for one in json.loads(story.pod().network_status)} == {
+        "net1": "ns/ghost", "net2": "ns/red",
+    }  # fmt: skip
 
 
 def test_a_malformed_annotation_changes_nothing_and_is_told(story):
@@ -238,7 +297,7 @@ def test_eth0_is_refused_and_the_rest_is_attached(story):
     until(lambda: story.published() == ["net1"])
     story.rest()
     assert story.condition() == (False, "InterfaceReserved")
-    assert story.events() == ["InterfaceAddRejected"]
+    assert story.events() == ["InterfaceAddRejected", "AddedInterface"]
     assert [json.loads(one.element)["name"] for one in story.agent.requests("uid-p")[-1].attachments] == ["red"]
 
 
@@ -335,7 +394,7 @@ def test_a_restart_tells_nothing_twice(story):
     story.agent.failures["ns/red"] = (api.PENDING, "AddFailed", "no address left")
     story.cluster.annotate("p", networks="blue@net1,red@net2,blue@eth0")
     story.cluster.put(build.document("host", host_network=True, networks="blue"))
-    until(lambda: len(story.cluster.events) == 2)
+    until(lambda: len(story.cluster.events) == 4)
     story.rest()
     writes = list(story.cluster.writes)
     story.stop()
@@ -584,7 +643,7 @@ def test_networks_of_other_namespaces_are_refused_where_policy_says_so(story):
     until(lambda: story.published() == ["net2"])
     story.rest()
     assert story.condition() == (False, "NamespaceForbidden")
-    assert story.events() == ["InterfaceAddRejected"]
+    assert story.events() == ["InterfaceAddRejected", "AddedInterface"]
 
 
 # -- before hotnic is uninstalled -----------------------------------------------------------------------------------
