@@ -11,8 +11,8 @@ Rules
    host end, its bridge) is repaired, by agent.upkeep; what is done to it in the pod is not heard of.
 5. A link or an address that comes to the node may be what others wait for: who does, tries again at once.
 6. Where pods are not heard of, everything is looked at every RELOOK_S, else every RARELY_S: settings have no events.
-7. A look at everything, as at the start, is spread: SPREAD attachments every BATCH_S. What is heard of meanwhile, and
-   what users ask for, does not wait behind it.
+7. A look at everything, as at the start, is spread: SPREAD attachments every BATCH_S, and ASKED of which other plugins
+   are to be asked: each is a process. What is heard of meanwhile, and what users ask for, does not wait behind it.
 8. A pod may change its own addresses and routes on and on. Where looks find nothing wrong the next ones wait (rule 2 of
    agent.suspects); but not if a link is gone.
 """
@@ -32,14 +32,14 @@ from agent.journal import Journal
 from agent.model import ContainerID, Key, Origin, PodUID, Record
 from agent.needs import ADDRESS, ANY
 from agent.sandboxes import Sandbox
-from agent.suspects import Map, Suspects
+from agent.suspects import Map, Suspects, has_others
 from agent.switchwatch import Switches
 from agent.watch import NODE, Event, Watch, What
 from cni import errors
 
 BATCH_S, OWN_S, LATER_S, MOST_LATER_S = 0.1, 0.2, 0.4, 2.0
 RELOOK_S, RARELY_S, LOST_S = 60.0, 600.0, 30.0
-SPREAD = 10  # a look takes some 2.5 ms
+SPREAD, ASKED = 10, 1  # a look takes some 2.5 ms, a CHECK ten times as long
 _OUR_HOST_END = re.compile(r"hni?[0-9a-f]{11,12}")
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ class Drift:
         self._ended: dict[PodUID, float] = {}  # passes, lately
         self._later: dict[PodUID, tuple[float, set[Key]]] = {}  # rule 2; since when
         self._spread: deque[Key] = deque()  # rule 7
+        self._to_ask: deque[Key] = deque()  # likewise
         self._paced: dict[Key, float] = {}  # rule 8: when they are looked at
         self._ports: deque[str] = deque()  # of which the switches have told
         self._closing = False
@@ -143,7 +144,7 @@ class Drift:
                 time.sleep(BATCH_S)
 
     def _next_s(self, now: float) -> float:
-        if self._spread:
+        if self._spread or self._to_ask:
             return 0.0
         due = min(self._paced.values(), default=now + RELOOK_S) - now
         return max(0.0, min(due, LATER_S / 2 if self._later or self._has_lost else RELOOK_S))
@@ -171,7 +172,7 @@ class Drift:
                 suspected[key] = suspected.get(key, False) or _is_gone(event)
         dues = {key: now if is_gone else self._suspects.not_before(key, now) for key, is_gone in suspected.items()}
         self._paced.update({key: due for key, due in dues.items() if due > now})
-        self._look({key for key, due in dues.items() if due <= now}, heard=True, by_others=True)
+        self._look({key for key, due in dues.items() if due <= now}, heard=True, to_ask=True)
         if names := {name for event in events for name in _new_on_node(event)}:
             self._came(names)
 
@@ -188,7 +189,7 @@ class Drift:
             () if container_id is None else self._map.in_pod(container_id, event.index, event.name if is_ours else "")
         )
 
-    def _look(self, keys: Collection[Key], *, heard: bool = False, by_others: bool = False) -> None:
+    def _look(self, keys: Collection[Key], *, heard: bool = False, to_ask: bool = False) -> None:
         now, of_pods, of_runtimes = time.monotonic(), dict[PodUID, set[Key]](), []
         for record in filter(None, map(self._map.record, keys)):
             if record.origin is Origin.RUNTIME:
@@ -199,7 +200,7 @@ class Drift:
             if heard and self._is_own(uid, now):
                 self._later.setdefault(uid, (now, set()))[1].update(its)
             else:
-                self._suspects.add(uid, its, heard=heard, by_others=by_others)
+                self._suspects.add(uid, its, heard=heard, to_ask=to_ask)
                 self._start_pass(uid)
         if of_runtimes:
             self.runtimes(of_runtimes)
@@ -222,12 +223,15 @@ class Drift:
         """Look at what has waited for its turn (rules 7 and 8)."""
         due = {key for key, when in self._paced.items() if when <= now}
         self._paced = {key: when for key, when in self._paced.items() if key not in due}
-        self._look(due, heard=True, by_others=True)
-        self._look([self._spread.popleft() for _ in range(min(SPREAD, len(self._spread)))])
+        self._look(due, heard=True, to_ask=True)
+        self._look(_first(self._spread, SPREAD))
+        self._look(_first(self._to_ask, ASKED), to_ask=True)
 
     def _look_at_everything(self) -> None:
-        there = set(self._spread)
-        self._spread.extend(record.key for record in self._map.records() if record.key not in there)
+        there = {*self._spread, *self._to_ask}
+        for record in self._map.records():
+            if record.key not in there:
+                (self._to_ask if _is_to_ask(record) else self._spread).append(record.key)
 
     def _look_for_the_lost(self, now: float) -> None:
         """Rule 3; not more often than every LOST_S, for who makes so many events may go on."""
@@ -248,6 +252,19 @@ class Drift:
         with self._lock:
             self._known = {one: number for one, number in self._known.items() if one in living}
             self._numbers = {number: one for number, one in self._numbers.items() if one in living}
+
+
+def _first(keys: deque[Key], count: int) -> list[Key]:
+    """Take the first ones away."""
+    return [keys.popleft() for _ in range(min(count, len(keys)))]
+
+
+def _is_to_ask(record: Record) -> bool:
+    """Whether other plugins have to be asked about it; of a runtime's only what is ours on the node counts (rule 4)."""
+    try:
+        return record.origin is not Origin.RUNTIME and has_others(record)
+    except errors.CNIError:
+        return False  # a look will tell
 
 
 def _is_gone(event: Event) -> bool:

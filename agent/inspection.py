@@ -26,7 +26,8 @@ from agent.device import TYPE, Execute, Native
 from agent.links import Link
 from agent.model import NotReady, Record
 from agent.netlink import Kernel
-from cni import errors, version
+from agent.suspects import has_others
+from cni import errors
 
 # Reference plugins whose CHECK executes the IPAM plugin also where none is configured, and fails for that alone.
 _ASK_IPAM = frozenset({"bridge", "cnv-bridge", "dummy", "vlan"})
@@ -74,9 +75,7 @@ class Inspector:
 
     def has_others(self, record: Record) -> bool:
         """Whether other plugins may be asked (rule 3)."""
-        net = _net(record)
-        others = any(plugin["type"] != TYPE for plugin in net.plugins)
-        return others and not net.disable_check and version.at_least(net.cni_version, "0.4.0")
+        return has_others(record)
 
     def check(self, record: Record) -> Found:
         """Ask the other plugins (rule 3). Raises NotReady where that cannot be."""

@@ -303,9 +303,11 @@ Step = Any  # one of the above, or what an adapter of agent.apply performs besid
 
 
 def down(steps: Collection[Step]) -> tuple[str, ...]:
-    """Return which links are down that these steps set up."""
+    """Return which links that these steps set up are down, or not there; of one that they replace, nothing."""
     names = [one.name for one in steps if isinstance(one, Change) and (one.up or one.flags[0] & one.flags[1] & 1)]
-    return tuple(f"link {name} is down" for name in names)
+    made = {one.name for one in steps if isinstance(one, Create | CreateTap)}
+    replaced = {one.link.name for one in steps if isinstance(one, Remove)}
+    return tuple(f"link {name} is {'missing' if name in made else 'down'}" for name in names if name not in replaced)
 
 
 def replaces(steps: Collection[Step], ifname: str) -> bool:

@@ -1,15 +1,18 @@
 """What a pass does about attachments that somebody else has changed: look, repair, tell (agent.drift says when).
 
 Rules
-1. An attachment that is suspect, or was not as it should be the last time, is looked at; all others are not.
+1. An attachment that is suspect, or was not as it should be the last time, is looked at; all others are not. At the
+   start all are, by the first pass over their pod, before it tells anything; but only for START_S, so that edits do not
+   wait behind it: what is left then has its turn when agent.drift comes to it.
 2. A link that is gone is made anew by the plan: detach, attach. Where the policy says that drift is only told, or
    others undo it again and again, the plan is told that the link is there.
-3. What is not repaired, for whatever reason, is told, and looked at again as late as a repair that others undo. Until
-   then nothing of it is news: who changes it on and on gives nobody anything to write.
+3. What is not repaired, for whatever reason, is told, and looked at again when agent.repairs says. Until then nothing
+   of it is news: who changes it on and on gives nobody anything to write.
 4. A link that a runtime made may have gone because the pod ends: its DEL comes before we hear of the end. It is made
    anew only if the sandbox still lives LEAVING_S later.
-5. Other plugins' CHECK runs when somebody else was at work, every CHECK_S at most, and of all pods' CHECKS at once:
-   a bridge of theirs that is deleted is about all its pods. Who waits for its turn is not looked at meanwhile, and is
+5. Other plugins' CHECK runs when somebody else was at work, and with each look at everything: what went wrong while
+   nobody listened has no event any more. Of one attachment every CHECK_S at most, and of all pods' CHECKS at once: a
+   bridge of theirs that is deleted is about all its pods. Who waits for its turn is not looked at meanwhile, and is
    called when one ends, or TURN_S later.
 """
 
@@ -34,6 +37,7 @@ from cni import errors
 
 CHECK_S, CHECK_LONGEST_S, CHECKS, TURN_S = 10.0, 300.0, 4, 10.0
 LEAVING_S = 10.0
+START_S = 0.8  # a pass that takes longer than a second is told of before it ends
 REPORTED = "left as it is, as the policy says"
 LEAVING = "the pod may be about to end"
 
@@ -53,6 +57,7 @@ class Mending:
         self._of: dict[PodUID, Repairs] = {}
         self._turns = threading.Semaphore(CHECKS)
         self._lock = threading.Lock()  # of the next
+        self._starts_until: float | None = None  # rule 1; from the first pass on
         self._waiting: dict[PodUID, None] = {}  # for a turn, in their order
 
     def with_the_gone(
@@ -60,9 +65,10 @@ class Mending:
     ) -> Mapping[str, int]:
         """Return the pod's links, name to index, with those that are gone and stay so for now (rule 2)."""
         repairs, now = self._repairs(desired), time.monotonic()
-        repairs.anew.clear()
+        repairs.begin(desired.revision, sandbox)
         whole = [one for one in records if one.key.container_id == sandbox and _is_ours_and_whole(one)]
         gone = lost(whole, links)
+        repairs.anew -= {one.key for one in gone}  # whether now is the time is decided anew
         uid = desired.pod.uid
         repairs.heard = frozenset(one.key for one in gone if self._suspects.is_heard_of(uid, one.key))
         for record in whole:
@@ -97,11 +103,15 @@ class Mending:
         repairs, suspected = self._repairs(desired), self._suspects.take(desired.pod.uid)
         progress.is_look = bool(suspected.keys)
         repairs.heard = frozenset(suspected.heard)
+        is_first, repairs.is_new = repairs.is_new, False
         for record in (step.record for step in kept):
             key = record.key
             standing = repairs.standing(key)
             if standing and standing.is_gone:
                 continue
+            if is_first and self._start_left_s() > 0:
+                suspected.keys.add(key)
+                suspected.to_ask.add(key)
             if key in suspected.keys or repairs.is_drifted(key) or key in repairs.unasked:
                 self._try_to_look(desired, record, suspected)
             else:
@@ -112,7 +122,7 @@ class Mending:
         repairs = self._repairs(progress.desired)
         for key in repairs.anew & progress.in_pod.keys():
             self._repaired(progress.desired, key, (f"interface {key.ifname} was gone, and has been made anew",))
-        repairs.anew.clear()
+            repairs.anew.discard(key)
 
     def tell(self, progress: Progress) -> None:
         """Have the outcome say how attachments stand."""
@@ -138,7 +148,7 @@ class Mending:
     def _try_to_look(self, desired: Desired, record: Record, suspected: Suspected) -> None:
         """What cannot be looked at stays suspect, and is looked at again as late as a repair that others undo."""
         uid, key, now = desired.pod.uid, record.key, time.monotonic()
-        repairs, foreign = self._repairs(desired), key in suspected.by_others
+        repairs, foreign = self._repairs(desired), key in suspected.to_ask
         try:
             if key in suspected.keys or not repairs.is_to_be_asked_about(key, now, CHECK_S, CHECK_LONGEST_S):
                 self._look(desired, record, foreign=foreign)
@@ -149,7 +159,7 @@ class Mending:
         except (NotReady, errors.CNIError) as problem:
             log.warning("pod %s: %s cannot be looked at: %s", desired.pod, key.ifname, problem)
             repairs.tried(key, now, _clock())
-            self._suspects.add(uid, [key], by_others=foreign)
+            self._suspects.add(uid, [key], to_ask=foreign)
             self._look_again(desired, key, repairs.not_before(key, now))
 
     # -- one attachment ---------------------------------------------------------------------------------------------
@@ -157,8 +167,9 @@ class Mending:
     def _look(self, desired: Desired, record: Record, *, foreign: bool, has_turn: bool = False) -> None:
         repairs, key, now = self._repairs(desired), record.key, time.monotonic()
         if repairs.has_to_wait(key, now):
-            self._look_again(desired, key, repairs.not_before(key, now))
+            self._look_again(desired, key, repairs.look_not_before(key, now))
             return
+        repairs.looked(key, now)
         is_shared = bool(desired.vm or record.guest)
         found = self._inspector.look(record, shared=is_shared, repair=False)
         if key in repairs.heard:
@@ -169,12 +180,13 @@ class Mending:
             else:
                 self._well(desired, key)
         elif not self._inspector.repairs(record):
-            repairs.tried(key, now, _clock())
+            if repairs.not_before(key, now) <= now:
+                repairs.tried(key, now, _clock())
             self._drifted(desired, key, found.differences, REPORTED)
-            self._look_again(desired, key, repairs.not_before(key, now))
-        elif (not_before := repairs.not_before(key, now)) > now:
+            self._look_again(desired, key, repairs.look_not_before(key, now))
+        elif repairs.not_before(key, now) > now:
             self._told(desired, key, is_news=repairs.fought(key, found.differences))
-            self._look_again(desired, key, not_before)
+            self._look_again(desired, key, repairs.look_not_before(key, now))
         else:
             self._repair(desired, record, found, is_shared=is_shared)
 
@@ -184,7 +196,7 @@ class Mending:
         done = self._inspector.look(record, shared=is_shared, repair=True)
         if done.problem:
             self._drifted(desired, key, found.differences, done.problem)
-            self._look_again(desired, key, repairs.not_before(key, now))
+            self._look_again(desired, key, repairs.look_not_before(key, now))
         else:
             self._repaired(desired, key, found.differences)
 
@@ -215,11 +227,18 @@ class Mending:
             repairs.unasked.discard(key)
             self._well(desired, key)
 
+    def _start_left_s(self) -> float:
+        with self._lock:
+            if self._starts_until is None:
+                self._starts_until = time.monotonic() + START_S
+            return self._starts_until - time.monotonic()
+
     @contextmanager
     def _turn(self, uid: PodUID) -> Iterator[bool]:
-        """Hold one of the turns, if there is one; else the pod comes back for it."""
+        """Hold one of the turns, if there is one, or will be in time for rule 1; else the pod comes back for it."""
+        is_given = self._turns.acquire(timeout=max(0.0, self._start_left_s()))
         with self._lock:
-            is_given = self._turns.acquire(blocking=False)
+            is_given = is_given or self._turns.acquire(blocking=False)
             self._waiting.pop(uid, None) if is_given else self._waiting.setdefault(uid)
         if not is_given:
             self._again(uid, time.monotonic() + TURN_S)
@@ -263,7 +282,7 @@ class Mending:
         repairs = self._repairs(desired)
         repairs.well(key, time.monotonic())
         if repairs.is_drifted(key):
-            self._look_again(desired, key, repairs.ends(key))
+            self._look_again(desired, key, repairs.quiet_at(key))
 
     def _look_again(self, desired: Desired, key: Key, due: float) -> None:
         if self._repairs(desired).asks(key, due):

@@ -6,8 +6,9 @@ Rules
 2. Repairs that follow one another so are one incident, and told as one: its text has the time of its beginning, so that
    a later incident is news, and nothing that each repair would change.
 3. A repair is told for TOLD_S.
-4. After STORM repairs of an incident nothing of it is news any more: it is told as one damage that comes back, with a
-   text that stays the same, until it has been quiet for so long that the incident is over.
+4. After STORM repairs of an incident it is told as one damage that comes back, with a text that stays the same and is
+   true of what is whole just now, too. That ends when it has been whole for QUIET_S; what comes after that is news.
+5. What waits for its repair is looked at every QUIET_S all the same: somebody else may have made it whole.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from agent.model import DRIFT_REPAIRED, DRIFTED, Key, Record
 FIRST_S, LONGEST_S, QUIET_S, TOLD_S = 1.0, 60.0, 10.0, 600.0
 STORM = 3
 FOUGHT = "repaired before and changed again: the next repair waits"
-AGAIN_AND_AGAIN = "changed again and again since then: repaired ever more rarely"
+AGAIN_AND_AGAIN = "changed again and again, and repaired each time, ever later; first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class _Incident:
     tries: int = 0
     repairs: int = 0  # tries that went well
     last: float = 0.0
+    looked: float = 0.0  # when the last look was, at what waits
+    whole_since: float | None = None  # as far as looks have seen; None: it is not
+    why: str = ""  # it stayed so when it was told last
     since: str = ""
     told: str = ""  # of the first repair
     due: float = 0.0  # when the next look has been asked for
@@ -63,12 +67,20 @@ class Repairs:
 
     def __init__(self) -> None:
         self._incidents: dict[Key, _Incident] = {}
-        self.anew: set[Key] = set()  # to be attached anew by the pass that is under way
+        self.is_new = True  # no pass has looked yet
+        self.anew: set[Key] = set()  # to be attached anew, by this pass or, where that fails, by a later one
+        self._of = ("", "")
         self.heard: frozenset[Key] = frozenset()  # which that pass looks at because of an event
         self.unasked: set[Key] = set()  # of whose state other plugins are to be asked
         self.asked: dict[Key, float] = {}  # when they were
         self._discontent: dict[Key, int] = {}  # how often in a row they were not content
         self._gone: dict[Key, float] = {}  # since when the link has been missing
+
+    def begin(self, revision: str, sandbox: str) -> None:
+        """Begin a pass. What was to be made anew may not be wanted any more after an edit, or in another sandbox."""
+        if self._of != (revision, sandbox):
+            self._of = (revision, sandbox)
+            self.anew.clear()
 
     def not_before(self, key: Key, now: float) -> float:
         """Return when the attachment may be repaired (rule 1)."""
@@ -76,8 +88,20 @@ class Repairs:
         return now if incident is None or incident.is_over(now) else incident.last + incident.wait_s
 
     def has_to_wait(self, key: Key, now: float) -> bool:
-        """Whether it has been told how it is, and nothing is to be done about it yet."""
-        return self.is_drifted(key) and self.not_before(key, now) > now
+        """Whether it has been told how it is, and nothing is to be done about it yet (rule 5)."""
+        return self.is_drifted(key) and self.look_not_before(key, now) > now
+
+    def look_not_before(self, key: Key, now: float) -> float:
+        """Return when the next look is due, for a repair or without one."""
+        incident = self._incidents.get(key)
+        if incident is None:
+            return now
+        return min(self.not_before(key, now), max(incident.last, incident.looked) + QUIET_S)
+
+    def looked(self, key: Key, now: float) -> None:
+        """Take note that it is looked at."""
+        if incident := self._incidents.get(key):
+            incident.looked = now
 
     def asks(self, key: Key, due: float) -> bool:
         """Take note that a look at it is due then; return whether that was not asked for already."""
@@ -90,7 +114,7 @@ class Repairs:
         incident = self._incidents.setdefault(key, _Incident())
         if incident.is_over(now):
             incident.tries, incident.repairs, incident.since, incident.told = 0, 0, clock, ""
-        incident.tries, incident.last = incident.tries + 1, now
+        incident.tries, incident.last, incident.whole_since = incident.tries + 1, now, None
 
     def gone_since(self, key: Key, now: float) -> float:
         """Return since when the link has been missing, which it is now."""
@@ -128,36 +152,47 @@ class Repairs:
     def drifted(self, key: Key, differences: Collection[str], why: str, *, is_gone: bool = False) -> bool:
         """It is not as it should be, and stays so for that reason. Return whether that is news."""
         text = "; ".join(dict.fromkeys(filter(None, (*differences, why))))
+        self._incidents.setdefault(key, _Incident()).why = why
         return self._tell(key, Standing(DRIFTED, text, is_gone))
 
     def fought(self, key: Key, differences: Collection[str], *, is_gone: bool = False) -> bool:
-        """Somebody has undone a repair, and the next one waits. Return whether that is news."""
-        if self._incidents[key].is_storm:
+        """It is not as it should be, and its repair waits: somebody has undone the last one, or that has failed.
+
+        Return whether that is news.
+        """
+        incident = self._incidents[key]
+        is_undone, incident.whole_since = incident.whole_since is not None, None
+        if incident.is_storm:
             return self._tell(key, self._steady(key, is_gone=is_gone))
-        return self.drifted(key, differences, FOUGHT, is_gone=is_gone)
+        return self.drifted(key, differences, FOUGHT if is_undone else incident.why or FOUGHT, is_gone=is_gone)
 
     def repaired(self, key: Key, differences: Collection[str]) -> bool:
         """It is as it should be again. Return whether that is news."""
         incident = self._incidents[key]
-        incident.repairs += 1
+        incident.repairs, incident.whole_since = incident.repairs + 1, incident.last
         incident.told = incident.told or f"at {incident.since}: {'; '.join(differences)}"  # rule 2
         return self._tell(key, self._steady(key) if incident.is_storm else Standing(DRIFT_REPAIRED, incident.told))
 
     def well(self, key: Key, now: float) -> None:
         """It is as it should be (rules 3 and 4)."""
         incident = self._incidents.get(key)
-        if incident is None or incident.standing is None:
+        if incident is None:
             return
-        if incident.is_storm and not incident.is_over(now):
-            incident.standing = replace(incident.standing, is_gone=False)
-        elif incident.is_storm:
-            incident.repairs, incident.standing = 0, Standing(DRIFT_REPAIRED, incident.told)
+        incident.whole_since = now if incident.whole_since is None else incident.whole_since
+        if incident.standing is None:
+            return
+        if incident.standing.reason == DRIFTED and incident.is_storm:
+            is_quiet = now >= self.quiet_at(key)
+            incident.standing = (
+                Standing(DRIFT_REPAIRED, incident.told) if is_quiet else replace(incident.standing, is_gone=False)
+            )
         elif incident.standing.reason == DRIFTED or now - incident.last > TOLD_S:
             incident.standing = None
 
-    def ends(self, key: Key) -> float:
-        """Return when the incident is over, if nothing more happens."""
-        return self._incidents[key].ends
+    def quiet_at(self, key: Key) -> float:
+        """Return when it has been whole for long enough, if nothing more happens (rule 4)."""
+        incident = self._incidents[key]
+        return (incident.last if incident.whole_since is None else incident.whole_since) + QUIET_S
 
     def cause(self, key: Key) -> str:
         """Return why it is looked at in the pass that is under way, for the metric."""
@@ -176,7 +211,7 @@ class Repairs:
         self.unasked &= set(keys)
 
     def _steady(self, key: Key, *, is_gone: bool = False) -> Standing:
-        return Standing(DRIFTED, f"{self._incidents[key].told}; {AGAIN_AND_AGAIN}", is_gone)
+        return Standing(DRIFTED, f"{AGAIN_AND_AGAIN} {self._incidents[key].told}", is_gone)
 
     def _tell(self, key: Key, standing: Standing) -> bool:
         incident = self._incidents.setdefault(key, _Incident())

@@ -12,19 +12,22 @@ import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from agent import network
 from agent.model import ContainerID, Key, Phase, PodUID, Record
 from agent.needs import needs
+from cni import version
 
+_OURS = "hotnic"
 AT_ONCE, FIRST_S, LONGEST_S, QUIET_S = 3, 1.0, 8.0, 30.0
 
 
 @dataclass(slots=True)
 class Suspected:
-    """Attachments of one pod that are to be looked at: `heard` because of an event, `by_others` of somebody else's."""
+    """Attachments of one pod that are to be looked at: `heard` because of an event, `to_ask` by other plugins, too."""
 
     keys: set[Key] = field(default_factory=set)
     heard: set[Key] = field(default_factory=set)
-    by_others: set[Key] = field(default_factory=set)
+    to_ask: set[Key] = field(default_factory=set)
 
 
 class Suspects:
@@ -35,12 +38,12 @@ class Suspects:
         self._of: dict[PodUID, Suspected] = {}
         self._in_vain: dict[Key, tuple[int, float]] = {}  # looks in a row that found nothing, and when the last was
 
-    def add(self, uid: PodUID, keys: Collection[Key], *, heard: bool = False, by_others: bool = False) -> None:
+    def add(self, uid: PodUID, keys: Collection[Key], *, heard: bool = False, to_ask: bool = False) -> None:
         with self._lock:
             suspected = self._of.setdefault(uid, Suspected())
             suspected.keys.update(keys)
             suspected.heard.update(keys if heard else ())
-            suspected.by_others.update(keys if by_others else ())
+            suspected.to_ask.update(keys if to_ask else ())
 
     def is_heard_of(self, uid: PodUID, key: Key) -> bool:
         """Whether an event is why this one is to be looked at."""
@@ -72,10 +75,17 @@ class Suspects:
         with self._lock:
             self._in_vain = {key: found for key, found in self._in_vain.items() if key in keys}
             for uid, suspected in tuple(self._of.items()):
-                for some in (suspected.keys, suspected.heard, suspected.by_others):
+                for some in (suspected.keys, suspected.heard, suspected.to_ask):
                     some.intersection_update(keys)
                 if not suspected.keys:
                     del self._of[uid]
+
+
+def has_others(record: Record) -> bool:
+    """Whether other plugins than ours made it, and may be asked how it is. Raises CNIError for an invalid record."""
+    net = network.parse(record.config, record.network.rpartition("/")[2])
+    others = any(plugin["type"] != _OURS for plugin in net.plugins)
+    return others and not net.disable_check and version.at_least(net.cni_version, "0.4.0")
 
 
 class Map:

@@ -9,7 +9,7 @@ with running(tmp_path) as node:
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,8 +222,14 @@ class Node:
 
 
 @contextmanager
-def running(folder: Path, policy: Policy | None = None, plugins: Plugins | None = None) -> Iterator[Node]:
+def running(
+    folder: Path, policy: Policy | None = None, plugins: Plugins | None = None, pods: Collection[FakePod] = ()
+) -> Iterator[Node]:
+    """Run a node; `pods` are those of a run before on the same folder, and are this one's from now on."""
     node = Node(folder / "state", policy or Policy(), plugins or Plugins())
+    for pod in pods:
+        pod.node = node
+        node.sandboxes.begin(pod.pod, pod.sandbox)
     node.start()
     try:
         yield node

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent import device, devices, drift, network, options, suspects
+from agent import device, devices, drift, links, network, options, suspects
 from agent.drift import Drift
 from agent.model import ContainerID, Key, Namespace, Origin, Phase, Pod, PodUID, Record
 from agent.needs import ADDRESS, ANY, needed, needs
@@ -106,6 +106,11 @@ def test_it_has_the_mac_and_the_mtu_that_it_got_unless_it_follows_another_link(c
     got = result.Interface("net1", "02:00:00:00:00:51", 1400, "/run/netns/s1")
     want = device._as_made(one.interface, result.Result((result.Interface("hn1"), got)), one)
     assert (want.mac, want.mtu) == (mac, mtu)
+
+
+def test_what_is_to_be_set_up_is_told_to_be_down_only_if_it_is_there():
+    steps = (links.Create("br0", "bridge"), links.Change("br0", up=True), links.Change("hn1", up=True))
+    assert links.down(steps) == ("link br0 is missing", "link hn1 is down")
 
 
 # -- the map -----------------------------------------------------------------------------------------------------------
@@ -207,10 +212,10 @@ class Hearing:
 
     def look(self, uid):
         found = self.suspects.take(uid)
-        assert found.heard >= found.by_others
+        assert found.heard >= found.to_ask
         for key in found.heard if self.is_in_vain and uid != "uid-last" else ():
             self.suspects.found(key, time.monotonic(), is_wrong=False)
-        self.looked.append((uid, {key.ifname for key in found.keys}, {key.ifname for key in found.by_others}))
+        self.looked.append((uid, {key.ifname for key in found.keys}, {key.ifname for key in found.to_ask}))
 
     def wait(self, holds):
         end = time.monotonic() + WAIT_S
@@ -414,6 +419,31 @@ def test_a_look_at_everything_is_spread_and_what_is_heard_of_comes_first(monkeyp
     assert suspected.take(PodUID("uid-s3")).keys == {Key(ContainerID("s3"), "net1")}
 
 
+def test_other_plugins_are_asked_with_each_look_at_everything_a_few_at_a_time(monkeypatch):
+    journal, watch, suspected, looked = FakeJournal(), FakeWatch(), Suspects(), []
+    plain = [record("mute", type="other", disableCheck=True), record("old", type="other", cniVersion="0.3.1"),
+             record("theirs", type="other", origin=Origin.RUNTIME), record("own"), record("torn", type=7)]  # fmt: skip
+    journal += [record(f"s{number}", type="other") for number in range(5)] + plain
+    monkeypatch.setattr(drift, "ASKED", 2)
+
+    def look(uid):
+        looked.append((uid, watch.reads, bool(suspected.take(uid).to_ask)))
+
+    one = Drift(journal, watch, FakeSwitches(), suspected, look, lambda _: None, FakeView())
+    one.start()
+    end = time.monotonic() + WAIT_S
+    while len(looked) < 9:
+        assert time.monotonic() < end, looked
+        time.sleep(0.01)
+    one.close()
+    assert {uid: asks for uid, _, asks in looked} == {
+        **{f"uid-s{number}": True for number in range(5)}, "uid-mute": False, "uid-old": False, "uid-own": False,
+        "uid-torn": False,
+    }  # fmt: skip
+    rounds = [when for _, when, asks in looked if asks]
+    assert max(map(rounds.count, rounds)) == 2
+
+
 def test_events_that_mean_nothing_wrong_again_and_again_wait_but_for_a_link_that_is_gone(hearing, monkeypatch):
     for name in ("FIRST_S", "LONGEST_S", "QUIET_S"):
         monkeypatch.setattr(suspects, name, 1000.0)
@@ -462,7 +492,7 @@ def test_looks_in_vain_wait_ever_longer_until_one_finds_something_or_it_has_been
     assert suspected.not_before(other, now) == now + FIRST_S
     suspected.found(other, now, is_wrong=True)
     assert suspected.not_before(other, now) == now
-    suspected.add(PodUID("a"), [key, other], heard=True, by_others=True)
+    suspected.add(PodUID("a"), [key, other], heard=True, to_ask=True)
     suspected.add(PodUID("b"), [key])
     suspected.keep({other})
     assert (suspected.take(PodUID("a")).heard, suspected._of) == ({other}, {})

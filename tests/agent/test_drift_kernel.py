@@ -378,6 +378,25 @@ def test_a_link_that_is_moved_into_another_namespace_is_made_anew(node, pod, sec
     assert link("net1", second_pod_netns) is None
 
 
+def test_a_link_that_is_made_anew_with_the_second_try_only_is_told_all_the_same(node, pod, monkeypatch):
+    pod.attach("net1", **bridge(pod))
+    pod.settled()
+    refusals, addresses = [errors.CNIError(errors.Code.TRY_AGAIN, "no room now")], Plugins._addresses
+
+    def refuse_once(self, ifname):
+        if refusals:
+            raise refusals.pop()
+        return addresses(self, ifname)
+
+    monkeypatch.setattr(Plugins, "_addresses", refuse_once)
+    in_pod(pod, "link", "del", "net1")
+    pod.repaired("net1", "interface net1 was gone, and has been made anew")
+    assert not refusals
+    pod.drop("net1")
+    pod.attach("net1", **bridge(pod))
+    assert pod.told("net1") == ("Attached", "", "")
+
+
 def test_a_port_that_is_taken_off_its_bridge_and_has_lost_its_settings_gets_both_back(node, pod):
     pod.attach("net1", device="bridge", bridge="br0", hairpinMode=True, portIsolation=True)
     pod.settled()
@@ -399,8 +418,8 @@ def test_a_deleted_bridge_comes_back_with_all_its_ports(node, pod, second_pod_ne
     hosts = (pod.host("net1"), pod.host("net2"), other.host("net1"))
     until(lambda: link("br0") and all(link(host).get("master") == "br0" for host in hosts))
     until(lambda: "UP" in link("br0")["flags"])
-    pod.repaired("net1")
-    other.repaired("net1")
+    told = [pod.repaired("net1"), pod.repaired("net2"), other.repaired("net1")]
+    assert any("link br0 is missing" in one and "br0 is down" not in one for one in told), "who came first knows"
     assert "UP" not in link("br9")["flags"]
 
 
@@ -546,7 +565,9 @@ def test_a_long_fight_is_told_once_and_its_end_too(node, pod, monkeypatch):
     for number in range(12):
         in_pod(pod, "link", "set", "net1", "address", f"02:00:00:00:00:{number:02x}")
         until(lambda: mac(pod, "net1") == right)
-    pod.drifted("net1", "changed again and again since then")
+    pod.drifted("net1", "changed again and again, and repaired each time")
+    for name in ("FIRST_S", "LONGEST_S"):
+        monkeypatch.setattr(repairs, name, 300.0)  # what is whole is told so, however long a repair would wait
     words = [(one.reason, one.message) for outcome in told for one in outcome.attachments]
     news = [one for one, before in zip(words, [None, *words], strict=False) if one != before]
     assert len(news) <= 2 * repairs.STORM + 1, news
@@ -708,6 +729,38 @@ def test_what_another_plugin_made_is_checked_told_and_not_touched(node, pod, mon
     assert ("other", "DEL") not in node.plugins.calls
     ip("link", "del", "dlg-net1")
     pod.repaired("net1", "made anew")
+
+
+def test_after_a_restart_other_plugins_are_asked_at_once_and_what_was_told_is_told_again(tmp_path, pod_netns):
+    """Nothing happens that an event would tell of: it has happened while nobody listened."""
+    plugins = Plugins()
+    with running(tmp_path, plugins=plugins) as node:
+        pod = node.pod("a", pod_netns)
+        pod.attach("net1", type="other")
+        pod.attach("net2", type="other", disableCheck=True)
+    plugins.check = errors.CNIError(errors.Code.INTERNAL, "br-red not found")
+    with running(tmp_path, plugins=plugins, pods=[pod]):
+        first = until(pod.outcome).attachments[0]
+        assert (first.reason, "br-red not found" in first.message) == ("Drifted", True), "not told for as it should be"
+        pod.drifted("net1", "br-red not found")
+        assert pod.told("net2") == ("Attached", "", "")
+    plugins.check = None
+    with running(tmp_path, plugins=plugins, pods=[pod]):
+        until(lambda: pod.told("net1") == ("Attached", "", ""))
+        plugins.calls.clear()
+        time.sleep(QUIET_S)
+    assert ("other", "DEL") not in plugins.calls
+
+
+def test_a_plugin_whose_trouble_no_event_tells_is_asked_now_and_then(tmp_path, pod_netns, monkeypatch):
+    monkeypatch.setattr("agent.mending.CHECK_S", 0.5)
+    monkeypatch.setattr("agent.drift.RARELY_S", 1.0)
+    monkeypatch.setattr("agent.drift.RELOOK_S", 1.0)
+    with running(tmp_path) as node:
+        pod = node.pod("a", pod_netns)
+        pod.attach("net1", type="other")
+        node.plugins.check = errors.CNIError(errors.Code.INTERNAL, "its far end is lost")
+        pod.drifted("net1", "its far end is lost")
 
 
 def test_a_plugin_that_has_no_check_is_not_asked(node, pod):

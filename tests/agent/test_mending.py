@@ -59,7 +59,7 @@ class World:
         pod = Pod(uid, "ns", name)
         record = Record(key, Origin.ANNOTATION, Phase.ATTACHED, "ns/n", "{}", json.dumps({}), Namespace("x"), pod)
         if suspected:
-            self.suspects.add(uid, [key], heard=True, by_others=True)
+            self.suspects.add(uid, [key], heard=True, to_ask=True)
         progress = Progress(Desired(pod, "r"), name, 0.0)
         self.mending.mend(progress, [Keep(0, record)])
 
@@ -72,6 +72,30 @@ class World:
 @pytest.fixture
 def world():
     return World()
+
+
+def test_at_the_start_the_first_pass_over_a_pod_looks_and_asks_and_the_next_one_does_not(world):
+    world.inspector.go_on.set()
+    for _ in range(2):
+        for name in ("a", "b"):
+            world.run(name)
+    assert world.inspector.looks == world.inspector.checks == {"a": 1, "b": 1}
+
+
+def test_a_first_pass_that_comes_later_leaves_the_look_to_whoever_spreads_them(world, monkeypatch):
+    monkeypatch.setattr(mending, "START_S", 0.0)
+    world.run("a")
+    assert not world.inspector.looks
+
+
+def test_at_the_start_a_pass_waits_for_its_turn_so_that_nothing_is_told_before(world, monkeypatch):
+    monkeypatch.setattr(mending, "START_S", WAIT_S)
+    started = [world.start(f"p{number}") for number in range(3 * CHECKS)]
+    time.sleep(0.2)
+    world.inspector.go_on.set()
+    for thread in started:
+        thread.join()
+    assert (sum(world.inspector.checks.values()), world.inspector.at_once, world.asked) == (3 * CHECKS, CHECKS, [])
 
 
 def test_who_waits_for_a_turn_is_not_looked_at_again_and_is_called_when_one_ends(world):
@@ -92,6 +116,20 @@ def test_who_waits_for_a_turn_is_not_looked_at_again_and_is_called_when_one_ends
     for uid in ("a", "b"):
         world.run(uid)
     assert (world.inspector.checks["a"], world.inspector.checks["b"], world.inspector.at_once) == (1, 1, CHECKS)
+
+
+def test_a_link_that_stays_gone_because_its_detaching_failed_is_not_told_to_be_made_anew(world):
+    uid, key = PodUID("a"), Key(ContainerID("a"), "net1")
+    pod = Pod(uid, "ns", "a")
+    record = Record(key, Origin.ANNOTATION, Phase.ATTACHED, "ns/n", "{}", "{}", Namespace("x"), pod, ifindex=5)
+    desired = Desired(pod, "r")
+    assert world.mending.with_the_gone(desired, ContainerID("a"), [record], {}) == {}, "it is to be made anew"
+    assert world.mending.with_the_gone(desired, ContainerID("a"), [record], {}) == {"net1 (gone)": 5}, "it waits"
+    progress = Progress(desired, "a", 0.0)
+    progress.in_pod[key] = 0
+    world.mending.made_anew(progress)
+    standing = world.mending._of[uid].standing(key)
+    assert (standing.reason, standing.is_gone) == ("Drifted", True)
 
 
 def test_a_turn_comes_back_from_who_fails(world, monkeypatch):

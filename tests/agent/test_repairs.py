@@ -100,14 +100,12 @@ def test_a_long_fight_is_told_as_one_damage_whose_words_stay():
     assert news == [True, True] * STORM + [True] + [False] * 19
     steady = repairs.standing(KEY)
     assert steady == Standing(
-        "Drifted", "at 12:00:00Z: MAC is 0; changed again and again since then: repaired ever more rarely"
+        "Drifted", "changed again and again, and repaired each time, ever later; first at 12:00:00Z: MAC is 0"
     )
-    repairs.well(KEY, now + 1)
+    repairs.well(KEY, now + QUIET_S - 1)
     assert repairs.standing(KEY) == steady, "it may be the fighter's pause"
-    repairs.well(KEY, repairs.ends(KEY))
-    assert repairs.standing(KEY) == steady
-    repairs.well(KEY, repairs.ends(KEY) + 1)
-    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0"), "it has been quiet"
+    repairs.well(KEY, now + QUIET_S)
+    assert repairs.standing(KEY) == Standing("DriftRepaired", "at 12:00:00Z: MAC is 0"), "it has been whole since"
     repairs.well(KEY, now + TOLD_S + 1)
     assert repairs.standing(KEY) is None
 
@@ -115,10 +113,42 @@ def test_a_long_fight_is_told_as_one_damage_whose_words_stay():
 def test_after_a_long_fight_the_next_incident_is_told_as_the_first_one_was():
     repairs = Repairs()
     _, now = storm(repairs, 1000.0)
-    now = repairs.ends(KEY) + 1
+    repairs.well(KEY, now + QUIET_S)
+    now += 2 * LONGEST_S + 1
     repairs.tried(KEY, now, "13:00:00Z")
     repairs.repaired(KEY, ("MAC is 7",))
     assert repairs.standing(KEY) == Standing("DriftRepaired", "at 13:00:00Z: MAC is 7")
+
+
+def test_a_fighter_who_comes_back_after_a_pause_is_told_again_in_the_same_words():
+    repairs = Repairs()
+    _, now = storm(repairs, 1000.0)
+    steady = repairs.standing(KEY)
+    repairs.well(KEY, now + QUIET_S)
+    assert repairs.fought(KEY, ("MAC is 8",))
+    assert repairs.standing(KEY) == steady
+    repairs.well(KEY, now + QUIET_S + 5)
+    assert repairs.standing(KEY) == steady, "whole since just now, not since the repair"
+    repairs.well(KEY, now + 2 * QUIET_S + 5)
+    assert repairs.standing(KEY).reason == "DriftRepaired"
+    assert repairs.not_before(KEY, now + 30) == now + LONGEST_S, "its next repair waits as before"
+
+
+def test_what_waits_for_its_repair_is_looked_at_now_and_then_and_told_as_it_is():
+    repairs, now = Repairs(), 1000.0
+    for _ in range(8):
+        now = repairs.not_before(KEY, now)
+        repairs.tried(KEY, now, "x")
+        repairs.drifted(KEY, ("link net1 is down",), "File exists")
+    assert repairs.not_before(KEY, now) == now + LONGEST_S
+    assert [repairs.has_to_wait(KEY, now + seconds) for seconds in (QUIET_S - 1, QUIET_S + 1)] == [True, False]
+    repairs.looked(KEY, now + QUIET_S + 1)
+    assert repairs.look_not_before(KEY, now + QUIET_S + 1) == now + 2 * QUIET_S + 1
+    assert not repairs.fought(KEY, ("link net1 is down",)), "nobody has undone anything"
+    assert repairs.fought(KEY, ("MAC is 1",))
+    assert repairs.standing(KEY).message == "MAC is 1; File exists"
+    repairs.well(KEY, now + 2 * QUIET_S)
+    assert repairs.standing(KEY) is None
 
 
 def test_of_a_link_that_others_delete_again_and_again_it_is_told_whether_it_is_there_in_the_same_words():
