@@ -4,7 +4,7 @@ Rules
 1. Events are read BATCH_S after the first one: what somebody does in many steps is looked at once.
 2. A pass changes much itself. So while one runs, and OWN_S after it, what is heard of its pod may be our own doing:
    it is looked at LATER_S after the pass, and not taken for somebody else's; MOST_LATER_S after it was heard, however
-   many passes there are.
+   many passes there are. But a link that went, and that something attached needs, no pass of its has removed.
 3. A pod's links are known by number and index, the node's by the names that the attachments need: the look is at those
    only. Where events were lost, it is at everything.
 4. What a runtime attached without an annotation's asking belongs to the runtime: what others do to it on the node (its
@@ -72,7 +72,7 @@ class Drift:
         self._known: dict[ContainerID, int | None] = {}
         self._running: set[PodUID] = set()
         self._ended: dict[PodUID, float] = {}  # passes, lately
-        self._later: dict[PodUID, tuple[float, set[Key]]] = {}  # rule 2; since when
+        self._later: dict[PodUID, tuple[float, set[Key], set[Key]]] = {}  # rule 2; since when, all, whose link went
         self._spread: deque[Key] = deque()  # rule 7
         self._to_ask: deque[Key] = deque()  # likewise
         self._paced: dict[Key, float] = {}  # rule 8: when they are looked at
@@ -172,7 +172,8 @@ class Drift:
                 suspected[key] = suspected.get(key, False) or _is_gone(event)
         dues = {key: now if is_gone else self._suspects.not_before(key, now) for key, is_gone in suspected.items()}
         self._paced.update({key: due for key, due in dues.items() if due > now})
-        self._look({key for key, due in dues.items() if due <= now}, heard=True, to_ask=True)
+        gone = {key for key, is_gone in suspected.items() if is_gone}
+        self._look({key for key, due in dues.items() if due <= now}, heard=True, to_ask=True, gone=gone)
         if names := {name for event in events for name in _new_on_node(event)}:
             self._came(names)
 
@@ -189,7 +190,9 @@ class Drift:
             () if container_id is None else self._map.in_pod(container_id, event.index, event.name if is_ours else "")
         )
 
-    def _look(self, keys: Collection[Key], *, heard: bool = False, to_ask: bool = False) -> None:
+    def _look(
+        self, keys: Collection[Key], *, heard: bool = False, to_ask: bool = False, gone: Collection[Key] = ()
+    ) -> None:
         now, of_pods, of_runtimes = time.monotonic(), dict[PodUID, set[Key]](), []
         for record in filter(None, map(self._map.record, keys)):
             if record.origin is Origin.RUNTIME:
@@ -198,7 +201,9 @@ class Drift:
                 of_pods.setdefault(record.pod.uid, set()).add(record.key)
         for uid, its in of_pods.items():
             if heard and self._is_own(uid, now):
-                self._later.setdefault(uid, (now, set()))[1].update(its)
+                _, later, went = self._later.setdefault(uid, (now, set(), set()))
+                later.update(its)
+                went.update(its.intersection(gone))
             else:
                 self._suspects.add(uid, its, heard=heard, to_ask=to_ask)
                 self._start_pass(uid)
@@ -214,9 +219,11 @@ class Drift:
             ended = {uid: now - when for uid, when in self._ended.items() if now - when < LATER_S}
             self._ended = {uid: self._ended[uid] for uid in ended}
             busy = self._running | ended.keys()
-        for uid in [uid for uid, (since, _) in self._later.items() if uid not in busy or now - since >= MOST_LATER_S]:
-            if its := {key for key in self._later.pop(uid)[1] if self._map.record(key)}:  # may be forgotten by now
+        for uid in [uid for uid, (since, *_) in self._later.items() if uid not in busy or now - since >= MOST_LATER_S]:
+            _, later, went = self._later.pop(uid)
+            if its := {key for key in later if self._map.record(key)}:  # may be forgotten by now
                 self._suspects.add(uid, its, heard=True)
+                self._suspects.add(uid, its & went, to_ask=True)
                 self._start_pass(uid)
 
     def _look_on(self, now: float) -> None:

@@ -139,7 +139,7 @@ def bring(brought: File, target: Path) -> _Signature:
     known = signature(target)  # rule 5
     match install.decide(brought, found(target)):
         case Decision.REFUSE:
-            raise Refused("it is not hotnic's, and is not touched: remove it, or rename it with what names it")
+            raise Refused(f"it is not hotnic's, and is not touched: {install.MAKE_ROOM}")
         case Decision.WRITE:
             _write(brought, target)
             log.info("installed %s", target)

@@ -5,7 +5,8 @@ Rules
    passes over wrong ones.
 2. hotnic need not be in the chain: without it interfaces come as soon as the pod's sandbox is there. As the last plugin
    (device `networks`) it has them there before the first container starts.
-3. Each plugin of the chain, and its IPAM, has to be an executable of a CNI directory, or no pod starts.
+3. Each plugin of the chain, and its IPAM, has to be an executable of the runtime's CNI directory, or no pod starts.
+   Which directory that is nobody can ask it: one that lacks them may be the wrong one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.doctor.contract import Configuration, Finding, fail, ok, warn
+from agent.doctor.contract import Configuration, Directory, Finding, fail, ok, warn
 from cni import jsontext
 
 TOPIC = "CNI chain"
@@ -40,8 +41,13 @@ class Network:
         return f"{self.path}: network {self.name}, plugins {' → '.join(self.types)}"
 
 
-def findings(configurations: Sequence[Configuration], programs: Collection[str], runtime: str) -> Iterator[Finding]:
-    """Judge. `programs`: what the CNI directories have; `runtime`: its name and version, "" where it is not known."""
+def findings(
+    configurations: Sequence[Configuration], programs: Collection[str], runtime: str, elsewhere: Sequence[Directory]
+) -> Iterator[Finding]:
+    """Judge. `programs`: what the CNI directories have; `runtime`: its name and version, "" where it is not known.
+
+    `elsewhere`: directories that may be the runtime's in place of those.
+    """
     networks, wrong = [], []
     for one in configurations:
         found = parse(one)
@@ -56,8 +62,8 @@ def findings(configurations: Sequence[Configuration], programs: Collection[str],
     used, *others = networks
     yield _of_place(used, others)
     if lacking := sorted({*used.types, *used.ipams} - set(programs)):
-        todo = "install these plugins into the CNI directory, or no pod starts"
-        yield fail(TOPIC, f"{used.path} names plugins that are not there: {', '.join(lacking)}", todo)
+        found = f"{used.path} names plugins that are not there: {', '.join(lacking)}"
+        yield fail(TOPIC, found, _of_lacking(frozenset(lacking), elsewhere))
 
 
 def parse(one: Configuration) -> Network | str:
@@ -85,6 +91,17 @@ def _ipam(plugin: dict[str, Any]) -> str:
     ipam = plugin.get("ipam")
     name = ipam.get("type") if isinstance(ipam, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def _of_lacking(lacking: frozenset[str], elsewhere: Sequence[Directory]) -> str:
+    """Return what to do (rule 3)."""
+    best = max(elsewhere, key=lambda one: len(one.files & lacking), default=None)
+    there = sorted(best.files & lacking) if best else []
+    where = f"{best.path}, which has {', '.join(there)}" if best and there else "another directory"
+    return (
+        f"if the runtime takes its plugins from {where}, name that: cniBinDir in settings.yaml (--cni-bin-dir); "
+        "if not, install them into the CNI directory, or no pod starts"
+    )
 
 
 def _of_wrong(what: str, runtime: str) -> Finding:

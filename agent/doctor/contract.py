@@ -68,8 +68,20 @@ class State:
     there: bool
     format: str = ""
     refusal: str = ""
+    problem: str = ""  # why it cannot be looked at
     records: int = 0
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()  # files that were set aside
+    unreadable: tuple[str, ...] = ()  # files that will be, and why
+    strangers: tuple[str, ...] = ()  # not ours
+
+
+@dataclass(frozen=True, slots=True)
+class Kubelet:
+    """The kubelet's directory in the agent's view of the node, by its names on the node; empty: nobody can tell."""
+
+    lies_open: tuple[str, ...] = ()
+    covered: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()  # what is covered for it, as configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,8 @@ class Seen:
     policy: str  # the file; "": none was named
     policy_problem: str = ""
     kernel: Mapping[str, str] = field(default_factory=dict)  # what each feature lacks; "": nothing
+    elsewhere: tuple[Directory, ...] = ()  # of plugins, where runtimes that we know have them, besides `bin_dirs`
+    kubelet: Kubelet = field(default_factory=Kubelet)
 
 
 # -- what is found --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from agent.doctor.contract import (
     Door,
     Executable,
     Finding,
+    Kubelet,
     Leftovers,
     Program,
     Runtime,
@@ -20,7 +21,7 @@ from agent.doctor.contract import (
     ok,
     warn,
 )
-from agent.install import Decision
+from agent.install import MAKE_ROOM, Decision
 from cni import version
 
 NEWEST = version.CURRENT
@@ -56,11 +57,12 @@ def findings(seen: Seen) -> Iterator[Finding]:
     for directory in seen.conf_dirs:
         yield from _of_directory(directory, "configurations", "--cni-conf-dir")
     programs = frozenset[str]().union(*(one.files for one in seen.bin_dirs))
-    yield from chain.findings(seen.configurations, programs, seen.runtime.version)
+    yield from chain.findings(seen.configurations, programs, seen.runtime.version, seen.elsewhere)
     yield from _of_executable(seen.executable, [one.path for one in seen.bin_dirs])
     yield from _of_door(seen.door, seen.version)
     yield from _of_state(seen.state)
-    yield from _of_policy(seen.policy, seen.policy_problem)
+    yield from _of_policy(seen.policy, seen.policy_problem, seen.door)
+    yield from _of_kubelet(seen.kubelet)
     yield from _of_leftovers(seen.leftovers)
     yield from _of_neighbours(seen.runtime, seen.multus)
     yield from _of_kernel(seen.kernel)
@@ -92,7 +94,8 @@ def _of_executable(one: Executable, directories: Sequence[str]) -> Iterator[Find
         yield fail(topic, f"hotnic is not in {', '.join(directories) or 'any directory'}", todo)
         return
     if one.decision is Decision.REFUSE:
-        yield fail(topic, f"{one.path} is not hotnic's", "rename it, with what names it, and install hotnic")
+        todo = f"{MAKE_ROOM}; then put hotnic there: the agent does so where it is told to install it"
+        yield fail(topic, f"{one.path} is not hotnic's, and is not touched", todo)
         return
     if one.problem:
         todo = "install it once more; for another architecture, or without its interpreter, take the other form of it"
@@ -138,21 +141,54 @@ def _of_state(one: State) -> Iterator[Finding]:
             topic, one.refusal, "go back to the version that has written it, or to a newer one; lose nothing here"
         )
         return
+    if one.problem:
+        yield fail(topic, f"{one.directory} cannot be read: {one.problem}", "mend that: the agent needs what is in it")
+        return
+    if one.unreadable:
+        todo = (
+            "remove what is not hotnic's. An agent that runs has the rest in memory; at its next start it sets them "
+            f"aside, into {one.directory}/damaged, and what they tell of may then be left on the node"
+        )
+        yield warn(topic, f"files that the agent cannot read: {_some(one.unreadable)}", todo)
+    if one.strangers:
+        yield ok(topic, f"not hotnic's, and harmless: {_some(one.strangers)}")
     if one.damaged:
         todo = f"look at them in {one.directory}/damaged: what they tell of may be left on the node; then remove them"
         yield warn(topic, f"files set aside as damaged: {_some(one.damaged)}", todo)
     yield ok(topic, f"{one.directory}: format {one.format or 'of a new one'}, {one.records} attachments")
 
 
-def _of_policy(path: str, problem: str) -> Iterator[Finding]:
+def _of_policy(path: str, problem: str, door: Door) -> Iterator[Finding]:
     topic = "policy"
     if problem:
         yield fail(topic, f"{path}: {problem}", "mend the file: no agent starts with it")
     elif path:
         yield ok(topic, f"{path} is valid")
+    elif door.problem or door.is_apart:
+        todo = "name it by --policy FILE; or read the agent's log: no agent starts with one that is wrong"
+        yield warn(topic, "not looked at: no file is named here, and the agent may have one", todo)
     else:
         todo = "say --policy FILE as for the agent; without one whoever may define networks may use all of the node"
         yield warn(topic, "none was named", todo)
+
+
+def _of_kubelet(one: Kubelet) -> Iterator[Finding]:
+    topic = "kubelet's directory"
+    if one.lies_open and not one.covered:
+        instead = f"; covered is {', '.join(one.covers)}" if one.covers else ""
+        found = f"the kubelet uses {one.lies_open[0]}, and the agent can read all pods' tokens in it{instead}"
+        yield fail(
+            topic, found, f"set kubeletDir in settings.yaml to {one.lies_open[0]}, and apply the manifests again"
+        )
+        return
+    if one.covered:
+        yield ok(topic, f"{one.covered[0]} is covered in the agent's view of the node")
+    for path in one.lies_open:
+        yield warn(
+            topic,
+            f"the agent can read all pods' tokens by another way, below {path}",
+            f"mount the volume `nothing` over /host{path} too, in the DaemonSet",
+        )
 
 
 def _of_leftovers(one: Leftovers) -> Iterator[Finding]:
@@ -161,7 +197,8 @@ def _of_leftovers(one: Leftovers) -> Iterator[Finding]:
         todo = "hotnic-agent audit tells whose they are, with --repair it removes what is provably dead"
         yield warn(topic, f"{len(one.found)} of dead containers: {_some(one.found)}", todo)
     if one.blind:
-        yield warn(topic, f"not all could be looked at: {_some(one.blind)}", "mend that, and look once more")
+        todo = "see to what is named, and look once more: until then leftovers may stay unseen"
+        yield warn(topic, f"not all could be looked at: {_some(one.blind)}", todo)
     if not one.found and not one.blind:
         yield ok(topic, "none of dead containers")
 

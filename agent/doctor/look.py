@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from agent import cri, delegate, formats, install, installer, netns, policy
+from agent import cache, cri, delegate, install, installer, netns, policy
 from agent.audit import command as audit
 from agent.audit.life import GUARD_S
 from agent.audit.look import Node
-from agent.doctor import chain, door, goprogram, kernel
+from agent.doctor import chain, cover, door, goprogram, kernel, statedir
 from agent.doctor.contract import (
     Configuration,
     Directory,
     Executable,
+    Kubelet,
     Leftovers,
     Program,
     Runtime,
     Seen,
-    State,
 )
 from agent.netlink import Kernel
 from cni import errors, version
@@ -34,6 +34,14 @@ _SOCKETS = (
     "/run/crio/crio.sock",
     "/run/k3s/containerd/containerd.sock",
     "/run/cri-dockerd.sock",
+)
+_USUAL = (  # where runtimes look for plugins, as their packages and distributions set them up
+    "/opt/cni/bin",
+    "/usr/libexec/cni",
+    "/usr/lib/cni",
+    "/var/lib/cni/bin",
+    "/var/lib/rancher/k3s/data/cni",
+    "/var/lib/rancher/k3s/data/current/bin",
 )
 _NEIGHBOUR = re.compile(r"multus|dynamic-networks|virt-handler|virt-launcher")
 _LARGEST = 1 << 20  # bytes of a configuration
@@ -73,6 +81,7 @@ class Places:
 def look(places: Places, own_version: str) -> Seen:
     """Look at everything."""
     directories = tuple(_directory(one, places) for one in places.bin_dirs)
+    answer = door.ask(places.run_dir)
     with_runtime = cri.Runtime(places.cri) if places.cri else None
     try:
         runtime = _runtime(with_runtime, places)
@@ -87,13 +96,15 @@ def look(places: Places, own_version: str) -> Seen:
         configurations=tuple(one for folder in places.conf_dirs for one in _configurations(folder, places)),
         executable=_executable(places),
         runtime=runtime,
-        state=_state(places.state_dir),
-        door=door.ask(places.run_dir),
+        state=statedir.look(places.state_dir),
+        door=answer,
         leftovers=leftovers,
         multus={name: said for folder in places.bin_dirs for name, said in _multus(folder, places).items()},
         policy=str(places.policy or ""),
         policy_problem=_policy_problem(places.policy),
         kernel=kernel.features(places.view.place),
+        elsewhere=tuple(_directory(Path(one), places) for one in _USUAL if Path(one) not in places.bin_dirs),
+        kubelet=Kubelet() if answer.is_apart else cover.look(places.root),
     )
 
 
@@ -125,7 +136,7 @@ def _read(folder: Path) -> Iterator[Configuration]:
             with (folder / name).open("rb") as file:
                 yield Configuration(str(folder / name), file.read(_LARGEST).decode())
         except (OSError, UnicodeDecodeError) as problem:
-            yield Configuration(str(folder / name), "", str(problem))
+            yield Configuration(str(folder / name), "", _in_words(problem))
 
 
 def _executable(places: Places) -> Executable:
@@ -136,7 +147,7 @@ def _executable(places: Places) -> Executable:
     try:
         brought, there = installer.found(places.brought), places.inside(lambda: installer.found(path))
     except OSError as problem:
-        return Executable(str(path), problem=str(problem))
+        return Executable(str(path), problem=_in_words(problem))
     decision = install.decide(brought, there) if brought else None
     if decision is install.Decision.REFUSE:
         return Executable(str(path), decision)  # and it is not executed
@@ -231,7 +242,8 @@ def _leftovers(runtime: cri.Runtime | None, places: Places) -> Leftovers:
         seen = node.look()
         found = audit.judged(seen, GUARD_S)
     except (OSError, ValueError, errors.CNIError) as problem:
-        return Leftovers(blind=(str(problem),))
+        where = f"{problem.filename}: " if isinstance(problem, OSError) and problem.filename else ""
+        return Leftovers(blind=(f"{where}{_in_words(problem)}",))
     finally:
         audited.close()
     return Leftovers(tuple(f"{one.what} {one.where}" for one in found), seen.blind)
@@ -244,29 +256,21 @@ def _all(paths: Sequence[Path], places: Places) -> tuple[Path, ...]:
 # -- the agent's own ------------------------------------------------------------------------------------------------
 
 
-def _state(directory: Path) -> State:
-    if not directory.is_dir():
-        return State(str(directory), there=False)
-    try:
-        refusal = formats.refusal(directory)
-        records, damaged = _names(directory / formats.RECORDS), _names(directory / "damaged")
-    except OSError as problem:
-        return State(str(directory), there=True, refusal=str(problem))
-    return State(str(directory), True, formats.read(directory), refusal, len(records), damaged)  # noqa: FBT003
-
-
-def _names(folder: Path) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(os.listdir(folder)))
-    except FileNotFoundError:
-        return ()
-
-
 def _policy_problem(path: Path | None) -> str:
     """Return what an agent would refuse it for; "": nothing."""
     try:
         if path is not None:
             policy.parse(path.read_text())
     except (OSError, ValueError) as problem:
-        return str(problem)
+        return _in_words(problem)
     return ""
+
+
+def _in_words(problem: Exception) -> str:
+    match problem:
+        case OSError(strerror=str(said)):
+            return said
+        case UnicodeDecodeError():
+            return f"it is no UTF-8 text at byte {problem.start}"
+        case _:
+            return cache.fault(problem)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from e2e import daemonset
 from e2e import doctor_command as doctor
+from e2e.product import BIN, NAMESPACE
 
 pytestmark = pytest.mark.lane
 
@@ -71,3 +73,25 @@ def test_what_is_broken_on_a_node_is_named_and_nothing_else(product, node, clust
         product.start_agent(node)
     again = doctor.run(node)
     assert (again.status, again.wrong) == (0, set()), again.findings
+
+
+def test_a_kubelets_directory_that_is_not_covered_is_named(product, node, monkeypatch):
+    """As with a wrong `kubeletDir`: the folder that is covered in its place is there, as the profile is put into it."""
+    elsewhere = node.path("/var/lib/nokubelet")
+    right = json.dumps(product.manifests())
+    wrong = json.loads(right.replace("/host/var/lib/kubelet", "/host/var/lib/nokubelet"))
+    monkeypatch.setattr(product, "manifests", lambda: wrong)
+    elsewhere.mkdir()
+    try:
+        with daemonset.running(product, node) as name:
+            command = f"{BIN}/hotnic-agent doctor --json || true"
+            out = product.cluster.kubectl("exec", "-n", NAMESPACE, name, "-c", "agent", "--", "sh", "-c", command)
+    finally:
+        elsewhere.rmdir()
+    told = doctor.Told(1, tuple(map(json.loads, out.splitlines())))
+    assert told.wrong == {"kubelet's directory"}, out
+    found = told.of("kubelet's directory", "fail")
+    assert "the kubelet uses /var/lib/kubelet, " in found
+    assert "kubeletDir in settings.yaml" not in told.of("kubelet's directory", "warn")
+    assert "covered is /var/lib/nokubelet" in found
+    assert "set kubeletDir in settings.yaml to /var/lib/kubelet, " in found

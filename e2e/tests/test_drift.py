@@ -1,6 +1,7 @@
 """What others do to a pod's interfaces is noticed, told and undone; what cannot be undone is told while it lasts."""
 
 import json
+import time
 
 import pytest
 
@@ -83,3 +84,23 @@ def test_what_others_do_to_interfaces_is_undone_and_told(ns, product, node, caps
     told = pod.events("DriftRepaired")
     assert len(told) <= 7, told
     assert "never" not in took.values(), took
+
+
+def test_what_a_plugin_finds_wrong_outlives_the_agent_that_heard_of_it(ns, product, node):
+    """No event comes after the agent's end, and only the plugin can tell."""
+    ns.network("ref", networks.reference_bridge("br-dref", "10.87.0.0/24", name=f"ref{ns.name[:5]}"))
+    pod = ns.pod("a")
+    pod.plug("ref@x1")
+    pod.wait_ready("x1")
+    node.exec(["ip", "link", "del", "br-dref"])
+    pod.wait("the condition says it", lambda: "br-dref" in pod.condition()["message"])
+    product.agents[node.name].kill()
+    product.start_agent(node)
+    pod.plug([{"name": "ref", "interface": "x1"}])  # a pass, which tells what it knows
+    for _ in range(20):
+        assert (pod.condition()["reason"], "br-dref" in pod.condition()["message"]) == ("Drifted", True)
+        time.sleep(0.5)
+    node.exec(["ip", "link", "add", "br-dref", "type", "bridge"])
+    pod.plug("")
+    pod.wait_ready()
+    node.exec(["ip", "link", "del", "br-dref"])

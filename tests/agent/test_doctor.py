@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent import installer
 from agent.doctor import chain, judge, kernel
 from agent.doctor.contract import (
     Configuration,
     Directory,
     Door,
     Executable,
+    Kubelet,
     Leftovers,
     Program,
     Runtime,
@@ -20,7 +22,7 @@ from agent.doctor.contract import (
     State,
     Status,
 )
-from agent.install import Decision
+from agent.install import MAKE_ROOM, MARK, Decision, File
 
 CONTAINERD = "unix:///run/containerd/containerd.sock"
 LANE = {"name": "lane", "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "portmap"}]}
@@ -97,7 +99,7 @@ TROUBLE = {
     ),
     "another's executable": (
         {"executable": Executable("/opt/cni/bin/hotnic", Decision.REFUSE)},
-        "CNI executable", "fail", "/opt/cni/bin/hotnic is not hotnic's", "rename",
+        "CNI executable", "fail", "/opt/cni/bin/hotnic is not hotnic's", MAKE_ROOM,
     ),
     "an executable of another version": (
         {"executable": replace(EXECUTABLE, decision=Decision.WRITE)},
@@ -141,8 +143,33 @@ TROUBLE = {
         {"state": replace(WELL.state, damaged=("a.json", "b.json"))},
         "state directory", "warn", "a.json, b.json", "/var/lib/hotnic/damaged",
     ),
+    "files that the agent cannot read": (
+        {"state": replace(WELL.state, unreadable=("pods/abc.json: is no JSON",))},
+        "state directory", "warn", "pods/abc.json: is no JSON", "/var/lib/hotnic/damaged",
+    ),
+    "a state directory that cannot be read": (
+        {"state": State("/x", there=True, problem="Permission denied")},
+        "state directory", "fail", "/x cannot be read: Permission denied", "mend that",
+    ),
+    "the kubelet's directory is another one": (
+        {"kubelet": Kubelet(("/data/kubelet",), (), ("/var/lib/nokubelet",))},
+        "kubelet's directory", "fail", "the kubelet uses /data/kubelet, and the agent can read all pods' tokens in it; "
+        "covered is /var/lib/nokubelet", "set kubeletDir in settings.yaml to /data/kubelet",
+    ),
+    "the kubelet's directory has two names": (
+        {"kubelet": Kubelet(("/data/kubelet",), ("/var/lib/kubelet",), ("/var/lib/kubelet",))},
+        "kubelet's directory", "warn", "by another way, below /data/kubelet", "`nothing` over /host/data/kubelet too",
+    ),
     "a wrong policy": ({"policy_problem": "rules: no list"}, "policy", "fail", "rules: no list", "mend"),
     "no policy": ({"policy": ""}, "policy", "warn", "none", "--policy FILE"),
+    "no policy, and an agent that may have one": (
+        {"policy": "", "door": Door("/run/hotnic/agent.sock", "0.2.0", is_apart=True)},
+        "policy", "warn", "not looked at", "--policy FILE",
+    ),
+    "no policy, and no agent": (
+        {"policy": "", "door": Door("/run/hotnic/agent.sock", problem="UNAVAILABLE")},
+        "policy", "warn", "not looked at", "--policy FILE",
+    ),
     "leftovers": (
         {"leftovers": Leftovers(("link hnv1", "lease 10.0.0.2"))}, "leftovers", "warn", "link hnv1", "audit",
     ),
@@ -159,10 +186,62 @@ TROUBLE = {
 @pytest.mark.parametrize("name", TROUBLE)
 def test_what_is_wrong_is_named_alone_with_what_to_do(name):
     values, topic, status, found, todo = TROUBLE[name]
-    (one,) = changed(**values)
-    assert (one.topic, one.status.value) == (topic, status)
+    (one,) = [one for one in changed(**values) if one.topic == topic]
+    assert one.status.value == status
     assert found in one.found
     assert todo in one.todo
+    assert {one.topic for one in changed(**values)} <= {topic, "agent"}
+
+
+def test_a_policy_that_was_not_looked_at_is_no_alarm():
+    told = changed(policy="", door=Door("/run/hotnic/agent.sock", problem="UNAVAILABLE"))
+    assert not any("all of the node" in one.todo for one in told)
+
+
+def test_a_directory_that_is_covered_and_files_that_are_not_ours_are_well():
+    seen = replace(WELL, kubelet=Kubelet((), ("/k",), ("/k",)), state=replace(WELL.state, strangers=("foo.tmp",)))
+    found = {(one.topic, one.status.value, one.found) for one in findings(seen)} - {
+        (one.topic, one.status.value, one.found) for one in findings(WELL)
+    }
+    assert found == {
+        ("kubelet's directory", "ok", "/k is covered in the agent's view of the node"),
+        ("state directory", "ok", "not hotnic's, and harmless: foo.tmp"),
+    }
+
+
+def test_an_executable_of_somebody_else_has_the_advice_that_the_agent_gives(tmp_path):
+    (tmp_path / "hotnic").write_text("theirs")
+    with pytest.raises(installer.Refused) as refused:
+        installer.bring(File(MARK, 0o755), tmp_path / "hotnic")
+    (one,) = changed(executable=Executable("/opt/cni/bin/hotnic", Decision.REFUSE))
+    advice = str(refused.value).partition(": ")[2]
+    assert advice
+    assert one.todo.startswith(advice)
+
+
+LACKING = [conf({"name": "x", "plugins": [{"type": "flannel", "ipam": {"type": "whereabouts"}}]})]
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "words"),
+    [
+        ([], "from another directory, name that: cniBinDir in settings.yaml"),
+        ([Directory("/a", "cannot be read"), Directory("/b", files=PLUGINS)], "from another directory, name that"),
+        (
+            [
+                Directory("/a", files=frozenset({"flannel"})),
+                Directory("/b", files=frozenset({"flannel", "whereabouts"})),
+            ],
+            "from /b, which has flannel, whereabouts, name that: cniBinDir in settings.yaml",
+        ),
+        ([Directory("/a", files=frozenset({"flannel"}))], "from /a, which has flannel, name that"),
+    ],
+)
+def test_plugins_that_are_not_there_may_be_in_a_directory_that_was_not_named(elsewhere, words):
+    found = list(chain.findings(LACKING, PLUGINS, "containerd 1", elsewhere))
+    (one,) = [one for one in found if one.status is Status.FAIL]
+    assert words in one.todo
+    assert "if not, install them" in one.todo
 
 
 @pytest.mark.parametrize("feature", EVERYTHING)
@@ -228,7 +307,7 @@ CHAINS = {
 @pytest.mark.parametrize("name", CHAINS)
 def test_what_sits_in_the_chain(name):
     configurations, runtime, expected = CHAINS[name]
-    found = list(chain.findings(configurations, PLUGINS, runtime))
+    found = list(chain.findings(configurations, PLUGINS, runtime, ()))
     assert [one.status.value for one in found] == [status for status, _ in expected]
     for one, (_, words) in zip(found, expected, strict=True):
         assert one.topic == "CNI chain"
@@ -284,9 +363,9 @@ VALUES = st.recursive(
 def test_no_file_of_a_configuration_directory_breaks_the_look(document, path):
     found = chain.parse(conf(document, path))
     assert isinstance(found, str) or (found.types and all(isinstance(one, str) for one in (*found.types, *found.ipams)))
-    assert list(chain.findings([conf(document, path)], PLUGINS, "containerd 1"))
+    assert list(chain.findings([conf(document, path)], PLUGINS, "containerd 1", ()))
 
 
 @given(st.text(max_size=60))
 def test_no_text_of_one_does_either(text):
-    assert list(chain.findings([conf(text), conf(LANE)], PLUGINS, "cri-o"))
+    assert list(chain.findings([conf(text), conf(LANE)], PLUGINS, "cri-o", ()))

@@ -7,6 +7,7 @@ and the agent's are real.
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from agent import __main__ as agent_main
 from agent import delegate, formats, grpc_server
-from agent.doctor import command, kernel
+from agent.doctor import command, cover, kernel
 from agent.journal import Journal
 from agent.outcomes import Outcomes
 from e2e.product import REPOSITORY
@@ -286,8 +287,8 @@ server.stop(0).wait()
 """
 
 
-def test_an_agent_with_mounts_of_its_own_says_nothing_of_where_things_are_for_us(site, service):
-    """As beside a containerised agent: what is below /host for it is not there."""
+def test_an_agent_with_mounts_of_its_own_says_nothing_of_where_things_are_for_us(site, service, mounts_of_a_pod):
+    """As beside a containerised agent: what is below /host for it is not there, and our own view is not its."""
     run_dir = site.root / "run/hotnic"
     container = ["unshare", "--mount", sys.executable, "-c", APART, run_dir, "--host-root=/host", "--policy=/nowhere"]
     with subprocess.Popen(container, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
@@ -302,6 +303,7 @@ def test_an_agent_with_mounts_of_its_own_says_nothing_of_where_things_are_for_us
             assert ("warn", "the agent has mounts of its own, so its options are not taken for this look") in [
                 (status, what) for status, what, _ in told["agent"]
             ]
+            assert "kubelet's directory" not in told
         finally:
             running.communicate()
 
@@ -325,6 +327,55 @@ def test_links_lead_to_where_they_lead_on_the_node(site, service, agent):
     assert [what for status, what, _ in found["CNI chain"] if status == "fail"] == [
         "/etc/cni/net.d/10-lane.conflist names plugins that are not there: host-local"
     ]
+
+
+def test_plugins_that_are_where_another_runtime_has_them_are_found_there(site, service, agent):
+    """A directory that was named wrongly is made by its mount, and has hotnic in it soon."""
+    (site.root / "etc/cni/net.d/10-lane.conflist").write_text('{"name": "lane", "plugins": [{"type": "flannel"}]}')
+    (site.root / "usr/libexec/cni").mkdir(parents=True)
+    (site.root / "data").mkdir()
+    (site.root / "data/flannel").write_bytes(b"#!/bin/sh\n")
+    (site.root / "data/flannel").chmod(0o755)
+    (site.root / "usr/libexec/cni/flannel").symlink_to("/data/flannel")
+    (site.root / "opt/nowhere").mkdir()
+    for options in ((), ("--cni-bin-dir=/opt/nowhere",)):
+        _, found = site.doctor(*options)
+        (todo,) = [todo for status, _, todo in found["CNI chain"] if status == "fail"]
+        assert "from /usr/libexec/cni, which has flannel, name that: cniBinDir" in todo
+
+
+@pytest.fixture
+def mounts_of_a_pod(site, monkeypatch):
+    """As in the agent's container, on a node whose kubelet has another directory than the one that is covered."""
+    (site.root / "k/pods/1").mkdir(parents=True)
+    volume = "/k/pods/1/volumes/kubernetes.io~configmap/config"
+    mounts = (cover.Mount("8:1", "/", site.root), cover.Mount("8:1", volume, Path("/etc/hotnic")))
+    monkeypatch.setattr(cover, "parse", lambda _: mounts)
+
+
+def test_a_kubelets_directory_that_lies_open_is_named_as_the_node_calls_it(site, service, agent, mounts_of_a_pod):
+    status, found = site.doctor()
+    ((_, what, todo),) = found["kubelet's directory"]
+    assert (status, what.startswith("the kubelet uses /k, ")) == (1, True)
+    assert "kubeletDir in settings.yaml to /k," in todo
+
+
+def test_no_word_of_python_is_in_what_people_read(site, service, agent):
+    """What is damaged is said in words, and what to do fits it."""
+    for kind in ("records", "pods"):
+        (site.state / kind / "abc.json").write_bytes(b"\xff")
+    (site.root / "etc/hotnic/policy.yaml").write_bytes(b"\xff")
+    (site.root / "etc/cni/net.d/00-x.conflist").write_bytes(b"\xff")
+    (site.root / "etc/cni/net.d/01-x.conflist").mkdir()
+    for options in ((), (f"--policy={site.root}/nowhere",)):
+        _, out = site.run(*options)
+        assert not re.search(r"Damaged|Error|Errno|\w\(['\"]", out), out
+        assert "01-x.conflist cannot be read: Is a directory:" in out
+    _, found = site.doctor()
+    (one,) = [what for status, what, _ in found["state directory"] if status == "warn"]
+    assert one.startswith("files that the agent cannot read: records/abc.json: ")
+    assert "pods/abc.json: " in one
+    assert not any(todo == "mend that, and look once more" for _, _, todo in found["leftovers"])
 
 
 def test_what_is_not_ours_is_not_executed(site, service, agent, monkeypatch):

@@ -300,6 +300,16 @@ def test_while_a_pass_runs_and_just_after_it_its_pod_is_looked_at_later_and_once
     assert one.looked == [("uid-s1", {"net1"}, set())], "nobody else was at work"
 
 
+def test_a_link_that_went_during_a_pass_was_taken_by_somebody_else(hearing):
+    """Only its plugins can tell what that means to an attachment that stays."""
+    one = hearing(record())
+    with one.drift.passing(PodUID("uid-s1")):
+        one.watch.say(Event(NODE, What.LINK, 3, "br0", gone=True))
+        one.settle()
+    one.wait(lambda: one.looked)
+    assert one.looked == [("uid-s1", {"net1"}, {"net1"})]
+
+
 def test_what_is_heard_in_a_pod_whose_passes_never_end_is_looked_at_all_the_same(hearing, monkeypatch):
     monkeypatch.setattr(drift, "MOST_LATER_S", 0.5)
     monkeypatch.setattr(drift, "LATER_S", 1000.0)

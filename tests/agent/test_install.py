@@ -17,7 +17,7 @@ from agent.install import MARK, Decision, File
 from agent.installer import Keeper
 from cni import build
 
-OLD, NEW = (b"\x7fELF" + MARK + version * 100_000 for version in (b"1", b"2"))
+OLD, NEW = (b"\x7fELF" + version * 10_000 + MARK + version * 100_000 for version in (b"1", b"2"))
 BROUGHT = File(NEW, 0o755)
 PROFILE = File(b'{"defaultAction": "SCMP_ACT_ERRNO"}', 0o644)
 
@@ -47,6 +47,10 @@ def names(directory: Path) -> set[str]:
         (BROUGHT, File(NEW, 0o644), Decision.WRITE),
         (BROUGHT, File(b"#!/bin/sh\n", 0o755), Decision.REFUSE),
         (BROUGHT, File(b"", 0o755), Decision.REFUSE),
+        (BROUGHT, File(NEW[:4096], 0o755), Decision.WRITE),
+        (BROUGHT, File(NEW[:4095], 0o755), Decision.REFUSE),
+        (BROUGHT, File(NEW[:4095] + b"x", 0o755), Decision.REFUSE),
+        (BROUGHT, File(NEW[:4] + b"theirs" * 1000, 0o755), Decision.REFUSE),
         (BROUGHT, File(None, 0), Decision.REFUSE),
         (PROFILE, File(b"{}", 0o644), Decision.WRITE),
         (PROFILE, PROFILE, Decision.LEAVE),
@@ -104,6 +108,18 @@ def test_somebody_elses_file_stays_whatever_it_is(directory, tmp_path):
         assert target.lstat() == before
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     assert (ours.read_bytes(), names(directory)) == (OLD, {"bridge"})
+
+
+@pytest.mark.parametrize("form", ["hotnic", "hotnic.py"])
+def test_one_of_ours_that_was_cut_off_is_whole_again(directory, tmp_path, form):
+    """Behind its mark or before it. As long as that, nothing else begins like it."""
+    target, source = directory / "hotnic", tmp_path / form
+    build.main([str(source)])
+    brought = File(source.read_bytes(), 0o755)
+    for size in (5000, len(brought.content) - 1):
+        target.write_bytes(brought.content[:size])
+        installer.bring(brought, target)
+        assert installer.found(target) == brought
 
 
 def test_a_reader_never_sees_half_of_it(directory):

@@ -246,9 +246,9 @@ EFFECTS: Mapping[str, Effect] = {
     **_all(
         "agent.doctor.command:run agent.doctor.kernel:_not_loaded agent.doctor.kernel:_features"
         " agent.doctor.look:_read agent.doctor.look:_executables agent.doctor.look:_version"
-        " agent.doctor.look:_folder_of_executable agent.doctor.look:_names"
+        " agent.doctor.look:_folder_of_executable agent.doctor.cover:look"
         " agent.doctor.look:_policy_problem agent.doctor.look:_runtime"
-        " agent.doctor.look:_state",
+        " agent.doctor.statedir:look",
         BROKEN, DISK, besides=_DOCTOR_TRIED,
     ),
     **_all("agent.doctor.door:ask", _Unavailable, Bound("agent.doctor.door:ask", "DEADLINE_S"), besides=_DOCTOR_TRIED),
