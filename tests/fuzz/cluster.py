@@ -109,8 +109,8 @@ def pod(document: object) -> None:
     outcome = Outcome(here.ref, getattr(wish, "revision", ""), True, attachments, tuple(said["released"]))
     for answer in (outcome, None):
         told = report.report(here, wish, answer, "2026-01-01T00:00:00Z")
-        sendable([told.status, told.condition and told.condition.message, told.event and told.event.message])
-        assert told.event is None or len(told.event.message.encode()) <= report.EVENT_BYTES
+        sendable([told.status, told.condition and told.condition.message, [one.message for one in told.events]])
+        assert all(len(one.message.encode()) <= report.EVENT_BYTES for one in told.events)
 
 
 def _progress(one: dict[str, Any]) -> Progress:
@@ -169,7 +169,7 @@ def machine(document: object) -> None:
             plan = relay_plan.plan(seen, world, {}, alone=alone)
             told = relay_status.report(seen, plan, world)
             sendable(relay_patch.operations(seen, plan.devices, told.annotations))
-            sendable(told.event.message if told.event else "")
+            sendable([one.message for one in told.events])
 
 
 def _with_metadata(document: dict[str, Any], shape: dict[str, Any]) -> dict[str, Any]:
