@@ -44,7 +44,7 @@ def container(tmp_path, monkeypatch) -> Iterator[Container]:
     while any(thread.name == "reach" for thread in threading.enumerate()):
         assert time.monotonic() < give_up
         time.sleep(0.01)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what an earlier test has left may be collected meanwhile
     made.inner.close()
     made.outer.close()
 
