@@ -68,7 +68,8 @@ def send_request(connection: _socket.socket, request: bytes, netns: int | None) 
     rights = [] if netns is None else [netns.to_bytes(4, sys.byteorder)]
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, data) for data in rights]
     sent = connection.sendmsg([request], ancillary)
-    connection.sendall(memoryview(request)[sent:])
+    if sent < len(request):  # to send nothing fails where the answer came at once and the agent has hung up
+        connection.sendall(memoryview(request)[sent:])
 
 
 def receive_reply(connection: _socket.socket) -> tuple[int, bytes]:

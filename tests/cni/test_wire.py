@@ -179,6 +179,27 @@ def test_no_descriptor_stays_open_after_an_error(pair, raw, count):
     assert descriptors() == before
 
 
+class Quick(socket.socket):
+    """A client whose agent has answered, and hung up, before anything else is done with the connection."""
+
+    def __init__(self, client, server):
+        super().__init__(fileno=client.detach())
+        self.server = server
+
+    def sendmsg(self, *arguments):
+        sent = super().sendmsg(*arguments)
+        self.server.recv(1 << 16)
+        self.server.sendall(wire.encode_reply(0, b"{}"))
+        self.server.close()
+        return sent
+
+
+def test_an_answer_that_comes_at_once_is_one(pair):
+    with Quick(*pair) as client:
+        wire.send_request(client, REQUEST, None)
+        assert wire.receive_reply(client) == (0, b"{}")
+
+
 def test_descriptors_that_come_later_count_too(pair):
     client, server = pair
     before = descriptors()
