@@ -76,7 +76,7 @@ look() {
     [ -z "$in_the_way" ] || [ "$FORCE" = --force ] || stop "nothing was changed; first see to:$in_the_way"
 }
 
-# Have the controllers detach everything, once.
+# Have the controllers, which run with $arguments, detach everything, once.
 withdraw() {
     names=$(daemonset '{.spec.template.spec.containers[*].name}')
     position=0
@@ -84,7 +84,6 @@ withdraw() {
         [ "$name" != controller ] || break
         position=$((position + 1))
     done
-    arguments=$(daemonset '{.spec.template.spec.containers[?(@.name=="controller")].args[*]}')
     case " $arguments " in
     *" --withdraw "*) ;;
     *)
@@ -99,12 +98,10 @@ clean() {
     command=$(daemonset '{.spec.template.spec.containers[?(@.name=="agent")].command[*]}')
     case "$command" in
     hotnic-agent)
-        if [ "$MODE" = --keep ]; then
-            arguments=$(daemonset '{.spec.template.spec.containers[?(@.name=="controller")].args[*]}')
-            case " $arguments " in
-            *" --withdraw "*) say "--detach was begun: what it has detached already is not attached again by this" ;;
-            esac
-        fi
+        arguments=$(daemonset '{.spec.template.spec.containers[?(@.name=="controller")].args[*]}')
+        case "$MODE: $arguments " in
+        "--keep:"*" --withdraw "*) say "--detach was begun: what it has detached already is not attached again by this" ;;
+        esac
         look
         # the relay would ask KubeVirt for what is taken away
         kubectl delete deployment hotnic-cluster -n "$NAMESPACE" --ignore-not-found --cascade=foreground

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,12 +57,11 @@ def parse(text: str) -> Iterator[Mount]:
         yield Mount(device, _plain(root), Path(_plain(point)))
 
 
-def _places(mounts: Iterable[Mount], root: Path) -> Iterator[tuple[Path, str]]:
+def _places(mounts: Sequence[Mount], root: Path) -> Iterator[tuple[Path, str]]:
     """Yield where the kubelet's directory is below `root`, and what this pod's is called in it (rules 1 and 2).
 
     What is mounted as such a directory comes before what merely has it somewhere below.
     """
-    mounts = tuple(mounts)
     of_node = [one for one in mounts if one.point.is_relative_to(root)]
     of_node.sort(key=lambda one: len(one.root), reverse=True)
     for volume in mounts:

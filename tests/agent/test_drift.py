@@ -409,6 +409,16 @@ def test_what_a_switch_tells_of_its_ports_counts_for_the_attachments_that_have_t
     assert one.looked == [("uid-s2", {"net1"}, {"net1"})]
 
 
+def run_until(one, looked, count):
+    """Run it until there have been so many looks."""
+    one.start()
+    end = time.monotonic() + WAIT_S
+    while len(looked) < count:
+        assert time.monotonic() < end, looked
+        time.sleep(0.01)
+    one.close()
+
+
 def test_a_look_at_everything_is_spread_and_what_is_heard_of_comes_first(monkeypatch):
     journal, watch, suspected, looked = FakeJournal(), FakeWatch(), Suspects(), []
     journal += [record(f"s{number}") for number in range(30)] + [record("half", phase=Phase.ADDING)]
@@ -417,12 +427,7 @@ def test_a_look_at_everything_is_spread_and_what_is_heard_of_comes_first(monkeyp
                 lambda _: None, FakeView())  # fmt: skip
     one.enter(Sandbox(ContainerID("s29"), journal[29].namespace))
     watch.say(Event(watch.numbers["s29"], What.LINK, 5, "net1"))
-    one.start()
-    end = time.monotonic() + WAIT_S
-    while len(looked) < 31:
-        assert time.monotonic() < end, looked
-        time.sleep(0.01)
-    one.close()
+    run_until(one, looked, 31)
     assert looked[0][0] == "uid-s29"
     assert [uid for uid, _ in looked[1:]] == [f"uid-s{number}" for number in range(30)]
     rounds = [when for _, when in looked[1:]]
@@ -441,12 +446,7 @@ def test_other_plugins_are_asked_with_each_look_at_everything_a_few_at_a_time(mo
         looked.append((uid, watch.reads, bool(suspected.take(uid).to_ask)))
 
     one = Drift(journal, watch, FakeSwitches(), suspected, look, lambda _: None, FakeView())
-    one.start()
-    end = time.monotonic() + WAIT_S
-    while len(looked) < 9:
-        assert time.monotonic() < end, looked
-        time.sleep(0.01)
-    one.close()
+    run_until(one, looked, 9)
     assert {uid: asks for uid, _, asks in looked} == {
         **{f"uid-s{number}": True for number in range(5)}, "uid-mute": False, "uid-old": False, "uid-own": False,
         "uid-torn": False,
